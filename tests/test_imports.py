@@ -22,6 +22,8 @@ CORE = "mpo-core"
 REPRO = "mpo_core.repro"
 # The extra that stands for the second floor: its modules may import what it lists at the top of a file.
 FLOOR_EXTRA = "repro"
+# What tests inherit; imported by nothing else, so that it may need what only developers have.
+FOR_TESTS = {"mpo_core.testing"}
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,13 @@ def declared(package: str, extra: str | None = None) -> set[str]:
 
 
 def all_extras(package: str) -> set[str]:
-    return set().union(
-        *(declared(package, extra) for extra in project(package).get("optional-dependencies", {}))
-    )
+    return set().union(*(declared(package, extra) for extra in project(package).get("optional-dependencies", {})))
+
+
+@cache
+def development() -> set[str]:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
+    return {normal(requirement) for requirement in groups["dev"]}
 
 
 def allowed(package: str, importer: str, item: Import) -> set[str]:
@@ -123,9 +129,10 @@ def allowed(package: str, importer: str, item: Import) -> set[str]:
     if package == CORE and of_floor(importer):
         names |= declared(package, FLOOR_EXTRA)
     # Optional parts are imported where they are used, so that the module can be imported without them.
-    first_floor = package == CORE and not of_floor(importer)
-    if (item.deferred or item.typing_only) and not first_floor:
+    if item.deferred or item.typing_only:
         names |= all_extras(package)
+    if importer in FOR_TESTS:
+        names |= development()
     return names
 
 
@@ -157,6 +164,11 @@ def test_third_party_imports_are_declared(package: str):
         if not providers & allowed(package, importer, item):
             undeclared.append(f"{item.place}: {item.module}")
     assert undeclared == []
+
+
+def test_nothing_imports_what_is_for_tests():
+    imported = [item for package in PACKAGES for _, item in imports_of(package)]
+    assert [item.place for item in imported if any(item.module.startswith(name) for name in FOR_TESTS)] == []
 
 
 def test_imports_are_read_with_their_circumstances():

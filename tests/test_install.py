@@ -34,9 +34,7 @@ def uv(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProces
 
 def exported(package: str, *options: str) -> str:
     """The pinned requirements of one package, from the lock as it stands."""
-    return uv(
-        "export", "--package", package, "--no-hashes", "--no-dev", "--frozen", "--offline", *options
-    ).stdout
+    return uv("export", "--package", package, "--no-hashes", "--no-dev", "--frozen", "--offline", *options).stdout
 
 
 @pytest.mark.parametrize("package", PAPERS)

@@ -37,9 +37,7 @@ def module(folder: Path) -> Path:
 
 
 def python_files() -> list[Path]:
-    return sorted(
-        p for top in ("packages", "tools", "tests", "benchmarks") for p in (ROOT / top).rglob("*.py")
-    )
+    return sorted(p for top in ("packages", "tools", "tests", "benchmarks") for p in (ROOT / top).rglob("*.py"))
 
 
 def test_core_and_papers_are_found():
@@ -62,11 +60,7 @@ def test_package_has_metadata_readme_and_tests(name: str):
 @pytest.mark.parametrize("name", PAPERS)
 def test_paper_has_its_rooms(name: str):
     inside = module(PAPERS[name])
-    present = {
-        room
-        for room in ROOMS
-        if (inside / f"{room}.py").is_file() or (inside / room / "__init__.py").is_file()
-    }
+    present = {room for room in ROOMS if (inside / f"{room}.py").is_file() or (inside / room / "__init__.py").is_file()}
     assert {room for room in ROOMS if (name, room) not in LEFT_OUT} == present
 
 

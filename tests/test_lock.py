@@ -97,9 +97,7 @@ def test_committed_lock_is_neutral(work_tree_lock: str):
 
 
 def test_filter_reads_stdin_and_writes_stdout():
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--stdout"], input=FULL, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, SCRIPT, "--stdout"], input=FULL, capture_output=True, text=True, check=True)
     assert done.stdout == NEUTRAL
 
 
@@ -144,9 +142,7 @@ def test_uv_completes_the_neutral_lock_with_equal_versions_and_hashes(monkeypatc
 def test_setup_dev_keeps_diff_empty_and_commits_neutral(tmp_path: Path):
     def git(*arguments: str) -> str:
         author = ["-c", "user.name=t", "-c", "user.email=t@t.invalid"]
-        done = subprocess.run(
-            ["git", *author, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(["git", *author, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
         return done.stdout
 
     shutil.copytree(ROOT / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
@@ -158,9 +154,7 @@ def test_setup_dev_keeps_diff_empty_and_commits_neutral(tmp_path: Path):
     (tmp_path / "uv.lock").write_text(FULL, encoding="utf-8")  # as uv completes it
     assert git("diff", "--name-only").split() == ["uv.lock"]
 
-    said = subprocess.run(
-        [tmp_path / "tools" / "setup-dev"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    said = subprocess.run([tmp_path / "tools" / "setup-dev"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "uvlock" in said.stdout
     assert git("diff") == ""
     assert git("status", "--porcelain") == ""

@@ -13,9 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 INDEX_HOST = re.compile(
-    r'registry = "https?:|https?:'
-    + r'//[^\s"]+/simple\b|/packages/[0-9a-f]{2}/[0-9a-f]{2}/|files\.python'
-    + "hosted"
+    r'registry = "https?:|https?:' + r'//[^\s"]+/simple\b|/packages/[0-9a-f]{2}/[0-9a-f]{2}/|files\.python' + "hosted"
 )
 MACHINE_PATH = re.compile(r"(?<![\w.~/-])(?:/(?:home|root|Users|work|workspace|mnt)/|[A-Z]:\\+Users\\)\S")
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -117,9 +115,7 @@ def is_false(node: ast.expr) -> bool:
 
 
 def test_sources_load_nothing_unsafe(tracked: dict[str, str]):
-    sources = {
-        name: text for name, text in tracked.items() if re.match(r"(packages/[^/]+/src|tools)/.*\.py$", name)
-    }
+    sources = {name: text for name, text in tracked.items() if re.match(r"(packages/[^/]+/src|tools)/.*\.py$", name)}
     assert sources
     hits = {name: set(unsafe(text)) - ALLOWED.get(name, set()) for name, text in sources.items()}
     assert {name: names for name, names in hits.items() if names} == {}

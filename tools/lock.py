@@ -148,9 +148,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--stdout", action="store_true", help="filter standard input to standard output")
-    mode.add_argument(
-        "--check", action="store_true", help="complete a copy with uv; compare versions and hashes"
-    )
+    mode.add_argument("--check", action="store_true", help="complete a copy with uv; compare versions and hashes")
     arguments = parser.parse_args()
     path = ROOT / "uv.lock"
     try:
@@ -158,10 +156,7 @@ def main() -> int:
             sys.stdout.write(neutral(sys.stdin.read()))
         elif arguments.check:
             found = check(ROOT)
-            print(
-                "\n".join(found[:SHOWN_DIFFERENCES])
-                or "uv completes uv.lock with the same versions and hashes."
-            )
+            print("\n".join(found[:SHOWN_DIFFERENCES]) or "uv completes uv.lock with the same versions and hashes.")
             return 1 if found else 0
         else:
             path.write_text(neutral(path.read_text(encoding="utf-8")), encoding="utf-8")

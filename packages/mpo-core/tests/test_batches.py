@@ -31,8 +31,7 @@ needs_stories = [
 def make_task(texts, labels=None, kind="classification", metrics=("accuracy",), num_labels=2):
     labels = labels or [None] * len(texts)
     rows = [
-        Example(text if isinstance(text, tuple) else (text,), label)
-        for text, label in zip(texts, labels, strict=True)
+        Example(text if isinstance(text, tuple) else (text,), label) for text, label in zip(texts, labels, strict=True)
     ]
     return TextTask("toy", kind, num_labels, (), {"train": rows, "select": [], "eval": rows}, metrics, "here")
 
@@ -78,9 +77,7 @@ class TestEncode:
         for window in windows:
             assert (window.input_ids[0], window.input_ids[-1]) == (101, 102)
         found = [token for window in windows for token in window.input_ids if token not in special]
-        plain = [
-            token for text in texts for token in bert_tokenizer(text, add_special_tokens=False)["input_ids"]
-        ]
+        plain = [token for text in texts for token in bert_tokenizer(text, add_special_tokens=False)["input_ids"]]
         assert found == plain
 
     def test_nothing_to_predict_and_unknown_split(self, bert_tokenizer):
@@ -107,9 +104,7 @@ class TestBatches:
 
     def test_bucketing_saves_padding_and_still_mixes_lengths(self):
         lengths = torch.randint(2, 100, (800,), generator=torch.Generator().manual_seed(0)).tolist()
-        shares = [
-            1 - b["attention_mask"].float().mean().item() for b in TextBatches(toy(lengths), 8, 0, 0).epoch(0)
-        ]
+        shares = [1 - b["attention_mask"].float().mean().item() for b in TextBatches(toy(lengths), 8, 0, 0).epoch(0)]
         assert sum(shares) / len(shares) < 0.06  # shuffled alone it is about 0.43
         widths = [b["input_ids"].shape[1] for b in TextBatches(toy(lengths), 8, 0, 0).epoch(0)]
         assert widths != sorted(widths)
@@ -130,9 +125,7 @@ class TestBatches:
         (batch,) = TextBatches(rows, 2, 0, 9, shuffle=False, kind="language-modelling").epoch(0)
         assert batch["labels"].tolist() == [[8, -100, -100], [5, 9, 7]]  # 9 in the text is no padding
 
-    @pytest.mark.parametrize(
-        ("rows", "size", "reason"), [([], 1, "no examples"), (toy([2]), 0, "at least 1")]
-    )
+    @pytest.mark.parametrize(("rows", "size", "reason"), [([], 1, "no examples"), (toy([2]), 0, "at least 1")])
     def test_wrong_use(self, rows, size, reason):
         with pytest.raises(UsageError, match=reason):
             TextBatches(rows, size, 0, 0)
@@ -215,17 +208,13 @@ class TestEvaluate:
 
     def test_examples_without_labels(self):
         with pytest.raises(UsageError, match="no labels"):
-            evaluate_task(
-                Constant([0.0, 1.0]), [EncodedExample([1], None, None)], make_task(["a"]), 2, "eval"
-            )
+            evaluate_task(Constant([0.0, 1.0]), [EncodedExample([1], None, None)], make_task(["a"]), 2, "eval")
 
     def test_minilm_classifies_the_same_in_batches_as_one_by_one(self, bert_tokenizer):
         texts = ["good", "a very long and bad film that I did not like at all", "fine", "so so", "no"]
         model = load_model("minilm", "classification", num_labels=2, seed=4)
         with torch.no_grad():
-            alone = [
-                int(model(**bert_tokenizer(text, return_tensors="pt")).logits.argmax()) for text in texts
-            ]
+            alone = [int(model(**bert_tokenizer(text, return_tensors="pt")).logits.argmax()) for text in texts]
         task = make_task(texts, [alone[0], *(1 - label for label in alone[1:3]), *alone[3:]])
         values = evaluate_task(model, encode_split(task, "eval", bert_tokenizer, 32), task, 3, "eval")
         assert values["accuracy"].value == pytest.approx(0.6)
@@ -237,8 +226,7 @@ class TestEvaluate:
         with pytest.raises(UsageError, match="needs masking"):
             evaluate_task(model, encoded, task, 2, "eval")
         one, two = (
-            evaluate_task(model, encoded, task, 2, "eval", masking=Masking.of(bert_tokenizer))
-            for _ in range(2)
+            evaluate_task(model, encoded, task, 2, "eval", masking=Masking.of(bert_tokenizer)) for _ in range(2)
         )
         assert one == two
         assert one["perplexity"].value == pytest.approx(math.exp(one["loss"].value))

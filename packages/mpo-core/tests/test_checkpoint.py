@@ -59,9 +59,7 @@ def assert_equal_bits(a: Any, b: Any) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda p: torch.optim.AdamW(
-            [{"params": p[:1], "lr": 0.1 + 0.2}, {"params": p[1:], "weight_decay": 0.0}]
-        ),
+        lambda p: torch.optim.AdamW([{"params": p[:1], "lr": 0.1 + 0.2}, {"params": p[1:], "weight_decay": 0.0}]),
         lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9),
         lambda p: torch.optim.Adam(p, amsgrad=True),
     ],
@@ -75,9 +73,7 @@ def test_optimizer_state_round_trips_to_the_bit(tmp_path: Path, make: Any) -> No
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
     saved = optimizer.state_dict()
-    save_checkpoint(
-        tmp_path, 1, TrainingState({}, saved, {}, {"inf": float("inf"), "list": [1, (2.5, None)]})
-    )
+    save_checkpoint(tmp_path, 1, TrainingState({}, saved, {}, {"inf": float("inf"), "list": [1, (2.5, None)]}))
     latest = load_latest_checkpoint(tmp_path)
     assert latest is not None
     step, state = latest
@@ -125,15 +121,16 @@ def test_tied_tensors_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
 
 
 def test_frozen_parameters_are_hashed_not_stored() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    model[0].requires_grad_(False)
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    model = nn.Sequential(first, second)
+    first.requires_grad_(False)
     assert set(model_tensors(model)) == {"1.weight", "1.bias"}
     before = frozen_hash(model)
     with torch.no_grad():
-        model[1].weight.add_(1)
+        second.weight.add_(1)
     assert frozen_hash(model) == before
     with torch.no_grad():
-        model[0].weight[0, 0] += 1e-6
+        first.weight[0, 0] += 1e-6
     assert frozen_hash(model) != before
 
 

@@ -56,9 +56,7 @@ def test_every_kind_of_check_is_read(paper: Paper, tmp_path: Path) -> None:
     (tmp_path / "paper.yaml").write_text(GOOD)
     claims = load_claims(paper)
     checks = {claim.id: claim.check for claim in claims.claims}
-    assert checks["v"] == ValueCheck(
-        kind="value", arm="a", quantity="parameters.total", paper=1.1e6, round=1e5
-    )
+    assert checks["v"] == ValueCheck(kind="value", arm="a", quantity="parameters.total", paper=1.1e6, round=1e5)
     assert isinstance(checks["w"], ValueCheck)
     assert isinstance(checks["l"], LimitCheck)
     assert isinstance(checks["g"], GreaterCheck)
@@ -110,9 +108,7 @@ def test_every_kind_of_check_is_read(paper: Paper, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_does_not_hold_together_is_refused(
-    paper: Paper, tmp_path: Path, old: str, new: str, message: str
-) -> None:
+def test_what_does_not_hold_together_is_refused(paper: Paper, tmp_path: Path, old: str, new: str, message: str) -> None:
     text = GOOD.replace(old, new)
     assert text != GOOD
     (tmp_path / "paper.yaml").write_text(text)

@@ -19,16 +19,12 @@ from mpo_core.repro.record import (
 )
 from mpo_core.repro.summary import format_mean_sd, format_number, summarize
 
-ENVIRONMENT = Environment(
-    git_revision=None, packages={}, python="3.11", machine="x", cores=2, threads_per_worker=1
-)
+ENVIRONMENT = Environment(git_revision=None, packages={}, python="3.11", machine="x", cores=2, threads_per_worker=1)
 BETTER = [0.80, 0.82, 0.81, 0.83, 0.82]
 WORSE = [0.75, 0.78, 0.76, 0.77, 0.78]
 
 
-def trial(
-    arm: str, seed: int, value: float | None, total: int = 100, trained: int = 10, **changes: Any
-) -> TrialRecord:
+def trial(arm: str, seed: int, value: float | None, total: int = 100, trained: int = 10, **changes: Any) -> TrialRecord:
     content: dict[str, Any] = {
         "arm": arm,
         "seed": seed,
@@ -51,9 +47,7 @@ def record(
     experiment: str = "tiny",
     **trial_changes: Any,
 ) -> RunRecord:
-    trials = [
-        trial(arm, seed, v, **trial_changes) for arm, values in arms.items() for seed, v in enumerate(values)
-    ]
+    trials = [trial(arm, seed, v, **trial_changes) for arm, values in arms.items() for seed, v in enumerate(values)]
     return RunRecord(
         paper="demo", experiment=experiment, scale=scale, started=started, seconds=1.0, status=status,
         config={"arms": {arm: {} for arm in arms}}, environment=ENVIRONMENT, trials=trials,
@@ -132,10 +126,7 @@ def test_not_worse_within_the_margin() -> None:
     slightly = [value - 0.005 + 0.001 * (i % 2) for i, value in enumerate(BETTER)]
     assert verdict_of(claims(**NOT_WORSE), record({"a": slightly, "b": BETTER})) == "same direction"
     assert verdict_of(claims(**NOT_WORSE), record({"a": WORSE, "b": BETTER})) == "not seen"
-    assert (
-        verdict_of(claims(**NOT_WORSE | {"margin": 0.001}), record({"a": slightly, "b": BETTER}))
-        == "not seen"
-    )
+    assert verdict_of(claims(**NOT_WORSE | {"margin": 0.001}), record({"a": slightly, "b": BETTER})) == "not seen"
     lower = NOT_WORSE | {"lower_is_better": True}
     assert verdict_of(claims(**lower), record({"a": BETTER, "b": slightly})) == "same direction"
     assert verdict_of(claims(**lower), record({"a": BETTER, "b": WORSE})) == "not seen"
@@ -208,9 +199,7 @@ def test_what_was_not_run_says_why() -> None:
 
 
 def test_what_is_not_testable_gives_its_reason() -> None:
-    claim = Claim(
-        id="c", text="t", place="p", test="not-testable", reason="no weights", printed="80 against 79"
-    )
+    claim = Claim(id="c", text="t", place="p", test="not-testable", reason="no weights", printed="80 against 79")
     file = ClaimsFile(paper="demo", title="t", citation="c", claims=(claim,))
     (verdict,) = compare(file, [record({"a": BETTER})])
     assert (verdict.verdict, verdict.note, verdict.paper_text) == (
@@ -254,9 +243,7 @@ def test_records_are_found_in_runs_and_results(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         found = find_records([tmp_path / "runs" / "demo", results, tmp_path / "absent"])
     assert [r.experiment for r in found] == ["other", "tiny"]
-    assert len(caplog.records) == 1, (
-        "only the broken file is reported; trial records are not mistaken for runs"
-    )
+    assert len(caplog.records) == 1, "only the broken file is reported; trial records are not mistaken for runs"
     assert "broken.json" in caplog.text
     for folder in (tmp_path / "runs", run.parent, run, run / "record.json"):
         assert [r.experiment for r in find_records([folder])] == ["tiny"]

@@ -97,9 +97,7 @@ def test_experiments_are_listed_by_name(paper: Paper) -> None:
 
 
 def test_a_mistyped_name_is_answered_with_the_nearest_and_all(paper: Paper) -> None:
-    with pytest.raises(
-        UsageError, match=r"no experiment 'tinny' \(did you mean 'tiny'\? known: other, tiny\)"
-    ):
+    with pytest.raises(UsageError, match=r"no experiment 'tinny' \(did you mean 'tiny'\? known: other, tiny\)"):
         load_experiment(paper, "tinny")
 
 
@@ -197,9 +195,7 @@ def test_what_the_file_itself_has_wrong_is_an_input_error(paper: Paper, tmp_path
         (TINY, "", r"found None"),
     ],
 )
-def test_a_wrong_users_file_is_an_input_error(
-    paper: Paper, tmp_path: Path, old: str, new: str, message: str
-) -> None:
+def test_a_wrong_users_file_is_an_input_error(paper: Paper, tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(InputFileError, match=message) as caught:
         load_experiment(paper, users_file(tmp_path, TINY.replace(old, new)))
     assert "mine.yaml" in str(caught.value)

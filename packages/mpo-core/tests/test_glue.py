@@ -65,9 +65,7 @@ class TestRealFiles:
         assert (len(all_train(task)), len(task.splits["eval"])) == (5749, 1500)
         assert (task.kind, task.num_labels, task.metrics) == ("regression", 1, ("pearson", "spearman"))
         first = task.splits["eval"][0]
-        assert first == Example(
-            ("A man with a hard hat is dancing.", "A man wearing a hard hat is dancing."), 5.0
-        )
+        assert first == Example(("A man with a hard hat is dancing.", "A man wearing a hard hat is dancing."), 5.0)
 
     def test_texts_are_the_columns_of_the_readme(self):
         assert read_tsv(DATA / "glue/CoLA/dev.tsv", GLUE_TASKS["cola"])[0] == Example(
@@ -91,9 +89,7 @@ class TestRealFiles:
 def write_rte(folder, rows, name="train.tsv"):
     file = folder / "glue" / "RTE" / name
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(
-        "index\tsentence1\tsentence2\tlabel\n" + "".join(f"{row}\n" for row in rows), encoding="utf-8"
-    )
+    file.write_text("index\tsentence1\tsentence2\tlabel\n" + "".join(f"{row}\n" for row in rows), encoding="utf-8")
     return file
 
 
@@ -214,13 +210,9 @@ def test_offline_without_files_says_what_to_set_and_does_not_retry(tmp_path):
     )
     environment = {key: value for key, value in os.environ.items() if key != "MPO_DATA"}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     (message,) = done.stdout.splitlines()
-    assert message.startswith(
-        "the data set nyu-mll/glue (rte) cannot be had: no --data-dir or MPO_DATA is set"
-    )
+    assert message.startswith("the data set nyu-mll/glue (rte) cannot be had: no --data-dir or MPO_DATA is set")
     assert "offline mode is on" in message
-    assert message.endswith("Set MPO_DATA to a folder that has it, or go online.")
+    assert message.endswith("Give --data-dir (or set MPO_DATA) to a folder that has it, or go online.")
     assert done.stderr == ""  # no "Retrying in ...": the libraries' own attempts sleep 23 seconds

@@ -19,9 +19,7 @@ HEAVY = ("torch", "transformers", "numpy", "accelerate", "datasets", "pydantic",
 def loaded_after(statement: str) -> set[str]:
     """Which of the heavy packages a fresh interpreter holds after a statement."""
     script = f"import json, sys\n{statement}\nprint(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     return set(json.loads(done.stdout))
 
 
@@ -71,6 +69,4 @@ def test_the_scan_sees_what_it_looks_for() -> None:
     config = PACKAGE / "repro" / "config.py"
     assert config not in FLOOR
     assert "pydantic" in {name.split(".")[0] for name in imported_modules(config)}
-    assert "mpo_core.shapes.MPOShape" in imported_modules(PACKAGE / "io.py") | imported_modules(
-        PACKAGE / "surgery.py"
-    )
+    assert "mpo_core.shapes.MPOShape" in imported_modules(PACKAGE / "io.py") | imported_modules(PACKAGE / "surgery.py")

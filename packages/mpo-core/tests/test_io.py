@@ -41,14 +41,10 @@ IDS = torch.tensor([[1, 5, 9, 2], [4, 4, 11, 0]])
 BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=8, n_embd=16, n_layer=2, n_head=2)),
     "bert": lambda: BertForMaskedLM(
-        BertConfig(
-            vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
-        )
+        BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
     ),
     "albert": lambda: AlbertModel(
-        AlbertConfig(
-            vocab_size=50, embedding_size=8, hidden_size=16, num_attention_heads=2, intermediate_size=32
-        )
+        AlbertConfig(vocab_size=50, embedding_size=8, hidden_size=16, num_attention_heads=2, intermediate_size=32)
     ),
     "llama": lambda: LlamaForCausalLM(
         LlamaConfig(
@@ -129,9 +125,7 @@ def test_a_model_comes_back_to_the_bit(name: str, tmp_path: Path) -> None:
     assert loaded is skeleton
     expected, found = model.state_dict(), loaded.state_dict()
     assert list(found) == list(expected)
-    assert all(
-        torch.equal(found[key], value) and found[key].dtype == value.dtype for key, value in expected.items()
-    )
+    assert all(torch.equal(found[key], value) and found[key].dtype == value.dtype for key, value in expected.items())
     assert ties(loaded) == ties(model)
     assert count_parameters(loaded) == count_parameters(model)
     assert {n: (type(x), x.shape, x.bonds) for n, x in mpo_layers(loaded).items()} == {
@@ -193,9 +187,7 @@ def test_dtypes_come_from_the_file_and_flags_from_the_skeleton(tmp_path: Path) -
     skeleton.get_parameter("bert.embeddings.LayerNorm.weight").requires_grad_(False)
     skeleton.get_parameter("bert.encoder.layer.0.attention.self.query.weight").requires_grad_(False)
     loaded = load_mpo(skeleton, tmp_path)
-    assert {k: v.dtype for k, v in loaded.state_dict().items()} == {
-        k: v.dtype for k, v in model.state_dict().items()
-    }
+    assert {k: v.dtype for k, v in loaded.state_dict().items()} == {k: v.dtype for k, v in model.state_dict().items()}
     frozen = {name for name, p in loaded.named_parameters() if not p.requires_grad}
     assert frozen == {
         "bert.embeddings.LayerNorm.weight",
@@ -408,9 +400,7 @@ def test_weights_that_do_not_fit_the_manifest_name_the_key(
         (lambda m: m["tensors"][LAST].update(shape=[True]), "shape is [True]"),
     ],
 )  # fmt: skip
-def test_a_wrong_entry_is_named(
-    saved: Path, change: Callable[[dict[str, Any]], object], message: str
-) -> None:
+def test_a_wrong_entry_is_named(saved: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
     edit(saved, change)
     found = problem(saved)
     assert message in found
@@ -431,9 +421,7 @@ def test_another_architecture_is_refused(saved: Path, tmp_path: Path) -> None:
     ):
         load_mpo(wider, saved)
     deeper = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=8, n_embd=16, n_layer=3, n_head=2))
-    with pytest.raises(
-        ManifestError, match=r"lacks 'transformer\.h\.2\.ln_1\.weight', which the model needs"
-    ):
+    with pytest.raises(ManifestError, match=r"lacks 'transformer\.h\.2\.ln_1\.weight', which the model needs"):
         load_mpo(deeper, saved)
     longer = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=8, n_embd=16, n_layer=2, n_head=2))
     longer.transformer.ln_f = nn.LayerNorm(17)
@@ -452,9 +440,7 @@ def test_the_trained_story_teller_comes_back(tmp_path: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(STORIES, dtype=torch.float32).eval()
     replace_modules(model, find_targets(model), bonds=24)
     save_mpo(model, tmp_path)
-    loaded: Any = load_mpo(
-        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(STORIES)).eval(), tmp_path
-    )
+    loaded: Any = load_mpo(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(STORIES)).eval(), tmp_path)
     start = torch.tensor([[1]])
     options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 20, "pad_token_id": 2}
     assert torch.equal(loaded.generate(start, **options), model.generate(start, **options))

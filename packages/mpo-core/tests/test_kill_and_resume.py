@@ -49,9 +49,7 @@ def test_fingerprint_sees_one_bit(tool: ModuleType, tmp_path: Path) -> None:
         "final-a-seed0/checkpoints/step-00000010/model.safetensors",
         "final-a-seed0/log.jsonl",
     ]
-    assert list(tool.differing(before, {})) == [
-        f"final-a-seed0/{part}" for part in sorted(before["final-a-seed0"])
-    ]
+    assert list(tool.differing(before, {})) == [f"final-a-seed0/{part}" for part in sorted(before["final-a-seed0"])]
 
 
 @pytest.mark.slow

@@ -195,9 +195,7 @@ def test_lookup_memory_stays_small(monkeypatch):
     saved: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        saved[tensor.untyped_storage().data_ptr()] = (
-            tensor.untyped_storage().nbytes() // tensor.element_size()
-        )
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.element_size()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

@@ -26,9 +26,7 @@ def test_correlations_by_hand():
 
 
 @pytest.mark.parametrize("name", ["mcc", "pearson", "spearman"])
-@pytest.mark.parametrize(
-    ("predictions", "labels"), [([1, 1, 1], [0, 1, 1]), ([0, 1, 1], [1, 1, 1]), ([1], [0])]
-)
+@pytest.mark.parametrize(("predictions", "labels"), [([1, 1, 1], [0, 1, 1]), ([0, 1, 1], [1, 1, 1]), ([1], [0])])
 def test_constant_input_has_no_correlation_and_gives_no_warning(name, predictions, labels):
     assert compute_metrics((name,), predictions, labels) == {name: 0.0}
 

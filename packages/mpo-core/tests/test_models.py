@@ -67,9 +67,7 @@ class TestResolve:
     def test_folder(self, saved):
         assert resolve_model(str(saved)) == str(saved)
 
-    @pytest.mark.parametrize(
-        "name", ["./absent", "/absent/model", "~/absent", "a/b/c", "folder/", "", "two words"]
-    )
+    @pytest.mark.parametrize("name", ["./absent", "/absent/model", "~/absent", "a/b/c", "folder/", "", "two words"])
     def test_what_is_neither(self, name):
         with pytest.raises(InputFileError, match="expected a model folder, a hub name"):
             resolve_model(name)
@@ -159,9 +157,7 @@ class TestLoad:
         one, same, other = (load_model("minilm", "classification", num_labels=3, seed=s) for s in (1, 1, 2))
         assert torch.equal(torch.get_rng_state(), state)
         assert same_parameter(one, same, "classifier.weight")
-        assert not torch.equal(
-            one.get_parameter("classifier.weight"), other.get_parameter("classifier.weight")
-        )
+        assert not torch.equal(one.get_parameter("classifier.weight"), other.get_parameter("classifier.weight"))
         assert one.get_parameter("classifier.weight").shape == (3, 384)
         assert one.get_parameter("classifier.weight").std().item() == pytest.approx(0.02, rel=0.1)
         assert torch.equal(
@@ -176,9 +172,7 @@ class TestLoad:
 
     def test_head_of_another_size_is_made_new_from_the_seed(self, tmp_path):
         build_model(TINY, "classification", 2).save_pretrained(tmp_path)
-        one, same, other = (
-            load_model(str(tmp_path), "classification", num_labels=3, seed=s) for s in (1, 1, 2)
-        )
+        one, same, other = (load_model(str(tmp_path), "classification", num_labels=3, seed=s) for s in (1, 1, 2))
         assert one.get_parameter("score.weight").shape == (3, 16)
         assert same_parameter(one, same, "score.weight")
         assert not same_parameter(one, other, "score.weight")
@@ -268,9 +262,7 @@ class TestLoad:
 
 class TestBuild:
     def test_meta_counts_without_memory(self):
-        config = LlamaConfig(
-            hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
-        )
+        config = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
         model = build_model(config, "causal-lm", meta=True)
         assert model.device.type == "meta"
         assert sum(p.numel() for p in model.parameters()) == 6_738_415_616  # LLaMA-7B (Touvron et al. 2023)
@@ -281,9 +273,7 @@ class TestBuild:
         assert model.get_parameter("score.weight").shape == (3, 16)
 
     def test_seed(self):
-        one, same, other = (
-            build_model(TINY, "causal-lm", seed=s).get_parameter("lm_head.weight") for s in (1, 1, 2)
-        )
+        one, same, other = (build_model(TINY, "causal-lm", seed=s).get_parameter("lm_head.weight") for s in (1, 1, 2))
         assert torch.equal(one, same)
         assert not torch.equal(one, other)
 
@@ -295,9 +285,7 @@ class TestBuild:
 
 class TestTokenizer:
     @pytest.mark.data
-    @pytest.mark.skipif(
-        not (SHARED / "gpt2-tokenizer").is_dir(), reason="shared/models/gpt2-tokenizer is absent"
-    )
+    @pytest.mark.skipif(not (SHARED / "gpt2-tokenizer").is_dir(), reason="shared/models/gpt2-tokenizer is absent")
     def test_folder_without_weights_or_pad_token(self):
         tokenizer = load_tokenizer(str(SHARED / "gpt2-tokenizer"))
         assert tokenizer("Hello world!")["input_ids"] == [15496, 995, 0]
@@ -332,13 +320,9 @@ def test_hub_name_without_the_hub_is_one_sentence_at_once(tmp_path, setting, rea
         "    except InputFileError as error:\n        print(error)\n"
     )
     environment = os.environ | {"HF_HOME": str(tmp_path)} | setting
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     first, second = done.stdout.splitlines()
-    assert first.startswith(
-        "the model 'owner/unknown' is no folder here and cannot be had from the Hugging Face hub"
-    )
+    assert first.startswith("the model 'owner/unknown' is no folder here and cannot be had from the Hugging Face hub")
     assert second.startswith("the tokenizer 'owner/unknown' is no folder here")
     assert reason in first
     assert done.stderr == ""  # no "Retrying in ...": the libraries' own attempts sleep 23 seconds a call

@@ -136,9 +136,7 @@ def _right_part(cores, k):
 
 
 def test_gauges_are_what_they_are_called():
-    mpo = _trained(
-        decompose(torch.randn(24, 36, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
-    )
+    mpo = _trained(decompose(torch.randn(24, 36, generator=torch.Generator().manual_seed(1), dtype=torch.float64)))
     n, centre = mpo.shape.n, mpo.central
     forms = {gauge: canonical_cores(mpo.cores, gauge) for gauge in GAUGES}
 
@@ -177,9 +175,7 @@ def test_zero_and_rank_deficient_matrices_give_no_nan(gauge, rank):
 
 def test_symmetric_cores_do_not_depend_on_the_gauge_before():
     """Up to one sign per bond index; also where Schmidt values span 12 orders of magnitude."""
-    u = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[
-        0
-    ]
+    u = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
     matrix = u * torch.logspace(0, -12, 32, dtype=torch.float64)
     mpo = decompose(matrix, n=3)
     turned = _insert_gauge(mpo).canonicalize()
@@ -193,9 +189,7 @@ def _insert_gauge(mpo: MPO, seed: int = 5) -> MPO:
     cores = list(mpo.cores)
     for k, bond in enumerate(mpo.bonds):
         gauge = torch.eye(bond, dtype=cores[k].dtype)
-        gauge = gauge + 0.3 * torch.randn(bond, bond, generator=generator, dtype=cores[k].dtype) / math.sqrt(
-            bond
-        )
+        gauge = gauge + 0.3 * torch.randn(bond, bond, generator=generator, dtype=cores[k].dtype) / math.sqrt(bond)
         cores[k] = torch.tensordot(cores[k], gauge, dims=1)
         cores[k + 1] = torch.tensordot(torch.linalg.inv(gauge), cores[k + 1], dims=1)
     return MPO(cores, mpo.shape)
@@ -220,8 +214,8 @@ def test_truncation_needs_the_gauge_after_training():
         loss = (MPO(cores, mpo.shape).to_matrix() - goal).square().sum()
         loss.backward()
         optimizer.step()
-    assert loss.item() < 1e-2
     trained = MPO([core.detach() for core in cores], mpo.shape)
+    assert float((trained.to_matrix() - goal).norm()) < 0.1
     kept = (8, 8)
     ends = (1, *kept, 1)
     sliced = MPO([c[: ends[k], :, :, : ends[k + 1]] for k, c in enumerate(trained.cores)], mpo.shape)

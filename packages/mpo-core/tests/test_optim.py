@@ -12,9 +12,7 @@ from torch import Tensor, nn
 Factory = Callable[..., torch.optim.Optimizer]
 
 OPTIMIZERS: dict[str, Factory] = {
-    "sgd-momentum": lambda params: torch.optim.SGD(
-        params, lr=0.05, momentum=0.9, dampening=0.1, weight_decay=0.01
-    ),
+    "sgd-momentum": lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9, dampening=0.1, weight_decay=0.01),
     "adam": lambda params: torch.optim.Adam(params, lr=0.01),
     "adamw-amsgrad": lambda params: torch.optim.AdamW(params, lr=0.01, amsgrad=True),
 }
@@ -119,9 +117,7 @@ def test_two_heirs_do_not_share_their_moments() -> None:
 
 def test_groups_keep_order_options_and_the_other_parameters() -> None:
     a, b, c, d = (parameter(2, 2, seed=s) for s in range(4))
-    optimizer = torch.optim.AdamW(
-        [{"params": [a, b, c], "lr": 0.5, "weight_decay": 0.0}, {"params": [d], "lr": 0.25}]
-    )
+    optimizer = torch.optim.AdamW([{"params": [a, b, c], "lr": 0.5, "weight_decay": 0.0}, {"params": [d], "lr": 0.25}])
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
     x, y, z = (parameter(1, 2, seed=s) for s in range(5, 8))
     swap_parameters(optimizer, {b: [x, y], d: [z]})

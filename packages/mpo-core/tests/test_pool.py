@@ -38,9 +38,7 @@ def wait_until(condition: Any, seconds: float = 15) -> None:
 
 def test_results_keep_the_order_of_jobs(toys: Any) -> None:
     done: list[tuple[int, int]] = []
-    results = run_jobs(
-        toys.slow_first, [0, 1, 2], workers=2, on_done=lambda job, result: done.append((job, result))
-    )
+    results = run_jobs(toys.slow_first, [0, 1, 2], workers=2, on_done=lambda job, result: done.append((job, result)))
     assert results == [0, 1, 2]
     assert done[-1] == (0, 0)
     assert sorted(done) == [(0, 0), (1, 1), (2, 2)]
@@ -131,9 +129,7 @@ def test_ray_is_asked_for_by_its_extra(toys: Any) -> None:
         run_jobs(toys.square, [1], backend="ray")
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra mpo-core[ray])"
-)
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra mpo-core[ray])")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_ray_does_the_same(toys: Any) -> None:

@@ -71,9 +71,7 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
         ({"arrays": {"a": [1.0, float("-inf")]}}, "arrays.a.1"),
     ],
 )
-def test_nan_is_never_written_and_the_old_file_stays(
-    tmp_path: Path, changes: dict[str, Any], place: str
-) -> None:
+def test_nan_is_never_written_and_the_old_file_stays(tmp_path: Path, changes: dict[str, Any], place: str) -> None:
     path = tmp_path / "record.json"
     write_record(trial(), path)
     with pytest.raises(NonFiniteError, match=f"NaN or infinity at {place};"):
@@ -91,9 +89,7 @@ def test_another_schema_version_is_refused_with_both_named(tmp_path: Path) -> No
     write_record(run([trial()]), path)
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"schema_version": 99, "new key": 1}))
-    with pytest.raises(
-        InputFileError, match=rf"schema_version 99, .* reads schema_version {SCHEMA_VERSION};"
-    ):
+    with pytest.raises(InputFileError, match=rf"schema_version 99, .* reads schema_version {SCHEMA_VERSION};"):
         read_record(path)
     del content["schema_version"]
     path.write_text(json.dumps(content))
@@ -143,9 +139,7 @@ def test_only_completed_final_trials_count_as_final() -> None:
 
 def git(folder: Path, *arguments: str) -> str:
     settings = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(
-        ["git", *settings, *arguments], cwd=folder, check=True, capture_output=True, text=True
-    )
+    done = subprocess.run(["git", *settings, *arguments], cwd=folder, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 

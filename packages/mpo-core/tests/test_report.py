@@ -90,9 +90,7 @@ CLAIMS = ClaimsFile.model_validate(
 )
 
 
-def trial(
-    arm: str, seed: int, value: float, stage: str = "final", rate: float = 1e-3, **changes: Any
-) -> TrialRecord:
+def trial(arm: str, seed: int, value: float, stage: str = "final", rate: float = 1e-3, **changes: Any) -> TrialRecord:
     content: dict[str, Any] = {
         "arm": arm,
         "seed": seed,
@@ -106,9 +104,7 @@ def trial(
             "accuracy": Measurement(value=value, n=40, split="eval"),
             "f1": Measurement(value=value / 2),
         },
-        "series": [
-            SeriesPoint(step=k, values={"loss": 1 / k + value, "learning_rate": 0.1}) for k in range(1, 9)
-        ],
+        "series": [SeriesPoint(step=k, values={"loss": 1 / k + value, "learning_rate": 0.1}) for k in range(1, 9)],
         "arrays": {f"bond {k} spectrum": [10.0**-i for i in range(6)] + [0.0] for k in (1, 2)},
         "notes": ["<script>alert(1)</script>"] if seed == 0 else [],
     }
@@ -118,9 +114,7 @@ def trial(
 @pytest.fixture(scope="module")
 def record() -> RunRecord:
     trials = [
-        trial(arm, seed, base + 0.01 * (seed % 3))
-        for arm, base in (("lfa", 0.8), ("head", 0.6))
-        for seed in range(5)
+        trial(arm, seed, base + 0.01 * (seed % 3)) for arm, base in (("lfa", 0.8), ("head", 0.6)) for seed in range(5)
     ]
     trials += [
         trial("lfa", 100, 0.7, "sweep", 1e-3),
@@ -151,9 +145,7 @@ def record() -> RunRecord:
 @pytest.fixture(scope="module")
 def page(record: RunRecord) -> str:
     other = record.model_copy(update={"experiment": "twin", "status": "diverged"})
-    return render_report(
-        [PaperSection(PAPER, CLAIMS, [record, other], compare(CLAIMS, [record]))], "A report"
-    )
+    return render_report([PaperSection(PAPER, CLAIMS, [record, other], compare(CLAIMS, [record]))], "A report")
 
 
 class Outline(HTMLParser):
@@ -266,9 +258,7 @@ def test_the_same_records_give_the_same_bytes(record: RunRecord, tmp_path: Path)
     write_report(sections, tmp_path / "new" / "one.html", "T")
     write_report(sections, tmp_path / "two.html", "T")
     assert (tmp_path / "new" / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["new", "two.html"], (
-        "no temporary file stays"
-    )
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["new", "two.html"], "no temporary file stays"
 
 
 def test_a_report_without_records() -> None:

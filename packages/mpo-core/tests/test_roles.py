@@ -29,11 +29,7 @@ def test_lfa_freezes_the_central_core_and_nothing_else() -> None:
     assert count.central == layer.cores[1].numel()
     assert count.auxiliary == layer.cores[0].numel() + layer.cores[2].numel()
     assert count.other == 24 + 2 * 24 + 24 * 8 + 8
-    assert (
-        count.total
-        == count.central + count.auxiliary + count.other
-        == sum(p.numel() for p in net.parameters())
-    )
+    assert count.total == count.central + count.auxiliary + count.other == sum(p.numel() for p in net.parameters())
     assert count.trained == count.total - count.central
 
 

@@ -39,9 +39,7 @@ def study(**change: Any) -> StudyConfig[Any]:
         "single": ArmConfig(learning_rates=(0.5,)),
         "nothing": ArmConfig(),
     }
-    return StudyConfig(
-        **({"arms": arms, "seeds": (0, 1), "sweep_seeds": (7, 8), "select_metric": "acc"} | change)
-    )
+    return StudyConfig(**({"arms": arms, "seeds": (0, 1), "sweep_seeds": (7, 8), "select_metric": "acc"} | change))
 
 
 def swept(arm: str, rate: float, seed: int, value: float | None, split: str | None = "select") -> TrialRecord:
@@ -135,6 +133,7 @@ def weights(folder: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_toys")
 def test_run_records_everything_and_bits_do_not_depend_on_workers(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -191,19 +190,16 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_toys")
 def test_killed_run_resumes_bit_equal_and_keeps_finished_trials(tmp_path: Path) -> None:
-    folder = start_run(
-        TOY, "toy", "smoke", overrides=["arms.untrained=null", "delay=0.03"], seeds=1, runs=tmp_path
-    )
+    folder = start_run(TOY, "toy", "smoke", overrides=["arms.untrained=null", "delay=0.03"], seeds=1, runs=tmp_path)
     copy = tmp_path / "straight"
     shutil.copytree(folder, copy)
     script = tmp_path / "script.py"
     script.write_text(KILLED_RUN)
     environment = os.environ | {"PYTHONPATH": str(TOYS)}
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(folder)], env=environment, start_new_session=True
-    )
+    process = subprocess.Popen([sys.executable, str(script), str(folder)], env=environment, start_new_session=True)
     second = folder / "trials" / "sweep-swept-lr0.01-seed100"
     deadline = time.monotonic() + 60
     while not list(second.glob("checkpoints/step-*")):
@@ -304,3 +300,14 @@ def test_a_trial_writes_its_record_last(tmp_path: Path) -> None:
     record = execute_trial(TrialJob(TOY, trial, config, tmp_path / trial.key, keep_checkpoints=False))
     assert (record.arm, record.seed) == ("untrained", 3)
     assert read_trial_record(tmp_path / "final-untrained-seed3" / "record.json") == record
+
+
+@pytest.mark.usefixtures("_toys")
+def test_a_run_under_a_launcher_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = start_run(TOY, "toy", "smoke", runs=tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="launched on 2 processes"):
+        start_run(TOY, "toy", "smoke", runs=tmp_path)
+    with pytest.raises(UsageError, match="launched on 2 processes"):
+        execute_run(folder, paper=TOY)
+    assert len(list((tmp_path / "toy" / "toy").iterdir())) == 1

@@ -144,9 +144,7 @@ def test_clip_bonds():
     assert shape.core_shapes(100)[2] == (100, 4, 4, 100)
 
 
-@pytest.mark.parametrize(
-    "bonds", [0, -1, 2.0, True, "12", [3], [1, 2, 3], [1, 2, 3, 0], [1, 2, 3, "4"], "1234"]
-)
+@pytest.mark.parametrize("bonds", [0, -1, 2.0, True, "12", [3], [1, 2, 3], [1, 2, 3, 0], [1, 2, 3, "4"], "1234"])
 def test_bonds_that_are_none(bonds):
     with pytest.raises(BondError, match="expected"):
         MPOShape.choose(768, 768).clip_bonds(bonds)

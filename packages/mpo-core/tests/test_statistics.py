@@ -41,13 +41,10 @@ def test_wilcoxon_counts_all_signs() -> None:
     ranks = [2, 3.5, 1, 5, 3.5]
     observed = sum(r for r, d in zip(ranks, differences, strict=True) if d > 0)
     sums = [
-        sum(r for r, plus in zip(ranks, signs, strict=True) if plus)
-        for signs in itertools.product([0, 1], repeat=5)
+        sum(r for r, plus in zip(ranks, signs, strict=True) if plus) for signs in itertools.product([0, 1], repeat=5)
     ]
     expected = 2 * sum(s >= observed for s in sums) / len(sums)
-    assert paired_test(
-        dict(enumerate(differences)), dict.fromkeys(range(5), 0.0)
-    ).wilcoxon_p == pytest.approx(expected)
+    assert paired_test(dict(enumerate(differences)), dict.fromkeys(range(5), 0.0)).wilcoxon_p == pytest.approx(expected)
 
 
 def test_fewer_than_two_pairs_give_no_p_value() -> None:

@@ -83,9 +83,7 @@ def llama() -> LlamaForCausalLM:
 
 
 def t5() -> T5ForConditionalGeneration:
-    return T5ForConditionalGeneration(
-        T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
-    )
+    return T5ForConditionalGeneration(T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2))
 
 
 BACKBONES: dict[str, Callable[[], PreTrainedModel]] = {
@@ -131,10 +129,7 @@ def ties(model: nn.Module) -> set[frozenset[str]]:
 
 
 def test_targets_of_gpt2_have_kind_and_orientation() -> None:
-    found = {
-        t.name: (t.kind, t.rows, t.cols)
-        for t in find_targets(gpt2(), ["transformer.h.0.*", "*wte", "lm_head"])
-    }
+    found = {t.name: (t.kind, t.rows, t.cols) for t in find_targets(gpt2(), ["transformer.h.0.*", "*wte", "lm_head"])}
     assert found == {
         "transformer.wte": ("embedding", 50, 16),
         "transformer.h.0.attn.c_attn": ("conv1d", 48, 16),
@@ -154,9 +149,7 @@ def test_exclude_wins_and_small_matrices_are_left() -> None:
 
 @pytest.mark.parametrize("pattern", ["*.querry", "bert.encoder", "bert.encoder.layer.0.output.LayerNorm"])
 def test_a_pattern_without_a_layer_is_named(pattern: str) -> None:
-    with pytest.raises(
-        UsageError, match=r"fits no linear, Conv1D or embedding layer of the BertForMaskedLM"
-    ) as info:
+    with pytest.raises(UsageError, match=r"fits no linear, Conv1D or embedding layer of the BertForMaskedLM") as info:
         find_targets(bert(), ["*query", pattern])
     assert repr(pattern) in str(info.value)
 
@@ -433,9 +426,7 @@ def test_the_meta_device_gives_shapes_without_values() -> None:
     replace_modules(real, find_targets(real), bonds=5)
     assert all(r.relative_error != r.relative_error for r in done)
     assert count_parameters(model) == count_parameters(real)
-    assert {n: p.shape for n, p in model.named_parameters()} == {
-        n: p.shape for n, p in real.named_parameters()
-    }
+    assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
 
 
 # -- refusals ----------------------------------------------------------------------------------------------

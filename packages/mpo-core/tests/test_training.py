@@ -79,16 +79,12 @@ def fit_spec(
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(TOYS))
     threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # as in the processes that the tests start: sums over threads differ in the last bit
+    torch.set_num_threads(1)  # as in the processes that the tests start: sums over threads differ in the last bit
     yield importlib.import_module("toypaper.train")
     torch.set_num_threads(threads)
 
 
-def train(
-    toy: Any, folder: Path, training: TrainingConfig = TRAINING, **options: Any
-) -> tuple[nn.Module, FitResult]:
+def train(toy: Any, folder: Path, training: TrainingConfig = TRAINING, **options: Any) -> tuple[nn.Module, FitResult]:
     model = options.pop("model", None) or toy.make_model(3)
     batches = options.pop("batches", None) or toy.ToyBatches(3, training.batch_size)
     seed = options.pop("seed", 3)
@@ -191,9 +187,7 @@ def test_damaged_newest_checkpoint_is_skipped_and_the_end_is_bit_equal(
 def run_script(tmp_path: Path, *specs: dict[str, Any], **environment: str) -> subprocess.Popen[str]:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(toys=str(TOYS)))
-    clean = {
-        key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    }
+    clean = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     return subprocess.Popen(
         [sys.executable, str(script), json.dumps(specs)],
         env=clean | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | environment,
@@ -239,9 +233,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "MASTER_PORT": str(free_port()),
     }
     common["GLOO_SOCKET_IFNAME"] = "lo"
-    started = [
-        run_script(folder, *specs, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)
-    ]
+    started = [run_script(folder, *specs, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
     messages = [process.communicate(timeout=90)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(messages)
     return folder
@@ -293,9 +285,7 @@ def test_infinite_loss_diverges_and_saves_nothing_more(toy: Any, tmp_path: Path)
         calls.append(1)
         return model(**batch).loss * (float("inf") if len(calls) == 8 else 1.0)
 
-    at_seven, _ = train(
-        toy, tmp_path / "seven", TRAINING.model_copy(update={"log_every": 7}), on_progress=None
-    )
+    at_seven, _ = train(toy, tmp_path / "seven", TRAINING.model_copy(update={"log_every": 7}), on_progress=None)
     model, result = train(toy, tmp_path / "run", loss_of=loss_of)
     assert (result.status, result.steps) == ("diverged", 7)
     assert [point.step for point in result.series] == [4]
@@ -341,9 +331,7 @@ def test_max_steps_ends_training_and_the_schedule(toy: Any, tmp_path: Path) -> N
     training = TRAINING.model_copy(update={"max_steps": 4, "warmup_share": 0.0, "log_every": 1})
     _, result = train(toy, tmp_path, training)
     assert result.steps == 4
-    assert [point.values["learning_rate"] for point in result.series] == pytest.approx(
-        [0.01, 0.0075, 0.005, 0.0025]
-    )
+    assert [point.values["learning_rate"] for point in result.series] == pytest.approx([0.01, 0.0075, 0.005, 0.0025])
 
 
 def test_schedule() -> None:
@@ -369,18 +357,14 @@ def test_decay_only_on_matrices(toy: Any) -> None:
     decayed, plain = default_parameter_groups(model, TRAINING)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
     assert [p is model.head.weight for p in decayed["params"]] == [True]
-    assert {id(p) for p in plain["params"]} == {
-        id(p) for p in (model.norm.weight, model.norm.bias, model.head.bias)
-    }
+    assert {id(p) for p in plain["params"]} == {id(p) for p in (model.norm.weight, model.norm.bias, model.head.bias)}
 
 
 def test_own_groups_keep_their_rates(toy: Any, tmp_path: Path) -> None:
     model = toy.make_model(3)
     groups = [{"params": [model.head.weight], "lr": 0.0}, {"params": [model.first.weight]}]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    train(
-        toy, tmp_path, TRAINING.model_copy(update={"weight_decay": 0.0}), model=model, parameter_groups=groups
-    )
+    train(toy, tmp_path, TRAINING.model_copy(update={"weight_decay": 0.0}), model=model, parameter_groups=groups)
     after = model.state_dict()
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert changed == {"first.weight"}

@@ -1,4 +1,6 @@
 import pytest
+from mpo_core import UsageError
+from mpop.baselines import train_last_layers
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
@@ -6,18 +8,16 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from mpo_core import UsageError
-from mpop.baselines import train_last_layers
 
-SIZES = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 30}
+def bert():
+    config = BertConfig(num_hidden_layers=4, hidden_size=8, num_attention_heads=2, intermediate_size=16, vocab_size=30)
+    return BertForSequenceClassification(config)
 
 
 def test_only_the_last_blocks_pooler_and_head_train():
-    model = BertForSequenceClassification(BertConfig(num_hidden_layers=4, **SIZES))
+    model = bert()
     train_last_layers(model, 2)
-    trained = {
-        name.split(".weight")[0].split(".bias")[0] for name, p in model.named_parameters() if p.requires_grad
-    }
+    trained = {name.split(".weight")[0].split(".bias")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert {name.split(".")[3] for name in trained if "encoder" in name} == {"2", "3"}
     assert {"bert.pooler.dense", "classifier"} <= trained
     assert not any("embeddings" in name for name in trained)
@@ -25,12 +25,20 @@ def test_only_the_last_blocks_pooler_and_head_train():
 
 @pytest.mark.parametrize("layers", [0, 5])
 def test_a_number_of_layers_out_of_range_is_refused(layers):
-    model = BertForSequenceClassification(BertConfig(num_hidden_layers=4, **SIZES))
+    model = bert()
     with pytest.raises(UsageError, match="4 blocks"):
         train_last_layers(model, layers)
 
 
 def test_albert_has_one_group_of_layers():
-    model = AlbertForSequenceClassification(AlbertConfig(embedding_size=4, num_hidden_layers=3, **SIZES))
+    config = AlbertConfig(
+        embedding_size=4,
+        num_hidden_layers=3,
+        hidden_size=8,
+        num_attention_heads=2,
+        intermediate_size=16,
+        vocab_size=30,
+    )
+    model = AlbertForSequenceClassification(config)
     with pytest.raises(UsageError, match="1 block"):
         train_last_layers(model, 2)

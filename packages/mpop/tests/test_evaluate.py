@@ -1,5 +1,4 @@
 import torch
-
 from mpo_core import decompose
 from mpop.evaluate import bound_metrics, central_entropy_share, random_matrices
 

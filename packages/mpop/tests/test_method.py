@@ -2,7 +2,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from mpo_core import MPOShape, UsageError, decompose
 from mpop.method import PAPER_FACTORS, bond_for_parameters, bonds_for_tolerance, cap_for, paper_shape
 
@@ -10,9 +9,7 @@ from mpop.method import PAPER_FACTORS, bond_for_parameters, bonds_for_tolerance,
 @pytest.mark.parametrize("size", PAPER_FACTORS)
 def test_the_papers_factors_are_used_at_five_cores_only(size):
     rows, cols = size
-    assert (paper_shape(rows, cols, 5).row_factors, paper_shape(rows, cols, 5).col_factors) == PAPER_FACTORS[
-        size
-    ]
+    assert (paper_shape(rows, cols, 5).row_factors, paper_shape(rows, cols, 5).col_factors) == PAPER_FACTORS[size]
     assert paper_shape(rows, cols, 3) == MPOShape.choose(rows, cols, n=3)
 
 

@@ -1,8 +1,13 @@
 import json
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from mpo_core import ManifestError, MPOEmbedding, MPOLinear, UsageError, count_parameters, mpo_layers
+from mpop.config import Compression
+from mpop.model import compress_model, load_compressed, merge_compressed, save_compressed
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -11,26 +16,28 @@ from transformers import (
     BertModel,
     GPT2Config,
     GPT2LMHeadModel,
+    PreTrainedModel,
 )
-
-from mpo_core import ManifestError, MPOEmbedding, MPOLinear, UsageError, count_parameters, mpo_layers
-from mpop.config import Compression
-from mpop.model import compress_model, load_compressed, merge_compressed, save_compressed
 
 IDS = torch.tensor([[5, 17, 3, 90, 44], [1, 2, 80, 80, 9]])
 
 
-def small_bert(kind=BertModel, dtype=torch.float32):
+def small_bert(kind: Callable[[BertConfig], Any] = BertModel, dtype=torch.float32) -> PreTrainedModel:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-    return kind(BertConfig(vocab_size=97, max_position_embeddings=16, **sizes)).to(dtype).eval()
-
-
-def small_gpt2():
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=96, n_positions=16, n_embd=24, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2
+    config = BertConfig(
+        vocab_size=97,
+        max_position_embeddings=16,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
     )
+    return kind(config).to(dtype).eval()
+
+
+def small_gpt2() -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=96, n_positions=16, n_embd=24, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2)
     return GPT2LMHeadModel(config).eval()
 
 
@@ -103,7 +110,7 @@ def test_a_loader_without_mpo_does_not_start_from_random_weights(tmp_path):
     model = small_bert()
     compress_model(model, Compression(bond=8))
     save_compressed(model, tmp_path / "m", compression=Compression(bond=8))
-    with pytest.raises(OSError, match="model.safetensors"):
+    with pytest.raises(OSError, match=r"model\.safetensors"):
         AutoModel.from_pretrained(tmp_path / "m")
 
 
@@ -125,9 +132,7 @@ def test_a_decoder_loads_as_what_it_was(tmp_path):
     save_compressed(model, tmp_path / "m", compression=Compression(bond=8))
     assert isinstance(load_compressed(tmp_path / "m"), GPT2LMHeadModel)
     merge_compressed(tmp_path / "m", tmp_path / "d")
-    assert (
-        AutoModelForCausalLM.from_pretrained(tmp_path / "d").num_parameters() == small_gpt2().num_parameters()
-    )
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "d").num_parameters() == small_gpt2().num_parameters()
 
 
 def test_an_existing_folder_is_never_overwritten(tmp_path):
@@ -138,7 +143,7 @@ def test_an_existing_folder_is_never_overwritten(tmp_path):
 
 def test_a_plain_folder_is_no_compressed_model(tmp_path):
     small_bert().save_pretrained(tmp_path / "plain")
-    with pytest.raises(ManifestError, match="mpo.json"):
+    with pytest.raises(ManifestError, match=r"mpo\.json"):
         load_compressed(tmp_path / "plain")
 
 

@@ -35,9 +35,7 @@ def contract_matrix(cores: Sequence[Tensor], shape: MPOShape) -> Float[Tensor, "
     return matrix[: shape.rows, : shape.cols]
 
 
-def contract_rows(
-    cores: Sequence[Tensor], shape: MPOShape, ids: Int[Tensor, " ids"]
-) -> Float[Tensor, "ids cols"]:
+def contract_rows(cores: Sequence[Tensor], shape: MPOShape, ids: Int[Tensor, " ids"]) -> Float[Tensor, "ids cols"]:
     """Some rows of the matrix, from the digits of their numbers; differentiable.
 
     A row number splits into the digits before the central core (prefix), its own and those after (suffix).
@@ -128,13 +126,11 @@ def contraction_tree(sizes: tuple[int, ...], bonds: tuple[int, ...]) -> tuple[in
         The number of multiplications, and the order as nested pairs of core indices.
 
     Example:
-        >>> contraction_tree((4, 4, 4), (1, 4, 4, 1))
-        (320, ((0, 1), 2))
+        >>> contraction_tree((4, 4, 2), (1, 4, 2, 1))
+        (192, (0, (1, 2)))
     """
     n = len(sizes)
-    best: dict[tuple[int, int], tuple[int, int, Tree]] = {
-        (k, k + 1): (0, size, k) for k, size in enumerate(sizes)
-    }
+    best: dict[tuple[int, int], tuple[int, int, Tree]] = {(k, k + 1): (0, size, k) for k, size in enumerate(sizes)}
     for length in range(2, n + 1):
         for start in range(n - length + 1):
             stop = start + length

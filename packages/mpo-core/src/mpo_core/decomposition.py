@@ -56,7 +56,7 @@ def decompose(
 
     Example:
         >>> decompose(torch.eye(6), n=3).bonds
-        (4, 6)
+        (2, 2)
     """
     _check_matrix(matrix)
     if gauge not in (*GAUGES, "identity"):
@@ -86,16 +86,14 @@ def decompose(
 def _check_matrix(matrix: Tensor) -> None:
     if matrix.dim() != 2 or matrix.numel() == 0:
         raise ShapeError(
-            f"decompose: `matrix` has the shape {tuple(matrix.shape)}; expected two dimensions,"
-            " none of them 0."
+            f"decompose: `matrix` has the shape {tuple(matrix.shape)}; expected two dimensions, none of them 0."
         )
     if not matrix.is_floating_point():
         raise UsageError(f"decompose: `matrix` is {matrix.dtype}; expected a real floating dtype.")
     if not torch.isfinite(matrix).all():
         bad = int((~torch.isfinite(matrix)).sum())
         raise NonFiniteError(
-            f"decompose: `matrix` holds NaN or infinity in {bad} of {matrix.numel()} entries;"
-            " expected finite numbers."
+            f"decompose: `matrix` holds NaN or infinity in {bad} of {matrix.numel()} entries; expected finite numbers."
         )
 
 

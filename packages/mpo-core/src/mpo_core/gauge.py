@@ -78,9 +78,7 @@ def canonical_cores(cores: Sequence[Core], gauge: Gauge = "symmetric") -> tuple[
         result = _symmetric(left, right, bases, spectra)
     bonds = [core.shape[-1] for core in cores[:-1]]
     spectra = [pad(values, (0, bond - len(values))) for values, bond in zip(spectra, bonds, strict=True)]
-    return [
-        _cast(_grow(new, old), old, k) for k, (new, old) in enumerate(zip(result, cores, strict=True))
-    ], spectra
+    return [_cast(_grow(new, old), old, k) for k, (new, old) in enumerate(zip(result, cores, strict=True))], spectra
 
 
 @torch.no_grad()

@@ -92,9 +92,7 @@ def load_mpo(model: _Model, folder: str | Path) -> _Model:
     folder = Path(folder)
     manifest = read_manifest(folder)
     stored = _read_weights(folder, manifest)
-    devices = {
-        key: value.device for key, value in model.state_dict(keep_vars=True).items() if _is_tensor(value)
-    }
+    devices = {key: value.device for key, value in model.state_dict(keep_vars=True).items() if _is_tensor(value)}
     _install_layers(model, manifest, folder, devices)
     state = model.state_dict(keep_vars=True)
     _compare(manifest, state, folder)
@@ -114,9 +112,7 @@ def load_mpo(model: _Model, folder: str | Path) -> _Model:
 def _layer_entries(model: nn.Module) -> tuple[LayerEntry, ...]:
     layers = mpo_layers(model)
     if "" in layers:
-        raise UsageError(
-            "save_mpo: the model is itself an MPO layer; put it into a module, say nn.Sequential."
-        )
+        raise UsageError("save_mpo: the model is itself an MPO layer; put it into a module, say nn.Sequential.")
     aliases = named_aliases(model)
     return tuple(
         LayerEntry(
@@ -139,9 +135,7 @@ def _distinct_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Te
     tied: dict[str, list[str]] = {}
     for key, value in model.state_dict(keep_vars=True).items():
         if not _is_tensor(value) or value.is_meta:
-            what = (
-                "lies on the meta device" if _is_tensor(value) else f"is a {type(value).__name__}, no tensor"
-            )
+            what = "lies on the meta device" if _is_tensor(value) else f"is a {type(value).__name__}, no tensor"
             raise UsageError(f"save_mpo: {key!r} {what} and cannot be stored.")
         first = firsts.setdefault(_identity(value), key)
         if first != key:
@@ -151,8 +145,7 @@ def _distinct_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Te
         stored[key] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         tied[key] = []
     entries = {
-        key: TensorEntry(_dtype_name(value), tuple(value.shape), tuple(tied[key]))
-        for key, value in stored.items()
+        key: TensorEntry(_dtype_name(value), tuple(value.shape), tuple(tied[key])) for key, value in stored.items()
     }
     return stored, entries
 
@@ -193,9 +186,7 @@ def _read_weights(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
     return stored
 
 
-def _install_layers(
-    model: nn.Module, manifest: Manifest, folder: Path, devices: dict[str, torch.device]
-) -> None:
+def _install_layers(model: nn.Module, manifest: Manifest, folder: Path, devices: dict[str, torch.device]) -> None:
     """Exchange dense layers for MPO layers without values; note the device of their tensors in `devices`."""
     path = folder / MANIFEST_FILE
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -250,14 +241,10 @@ def _compare(manifest: Manifest, state: Mapping[str, Any], folder: Path) -> None
     keys = manifest.keys
     for key in state:
         if key not in keys:
-            raise ManifestError(
-                f"{path} lacks {key!r}, which the model needs; it was saved from another model."
-            )
+            raise ManifestError(f"{path} lacks {key!r}, which the model needs; it was saved from another model.")
     for key, home in keys.items():
         if key not in state:
-            raise ManifestError(
-                f"{path} has {key!r}, which the model lacks; it was saved from another model."
-            )
+            raise ManifestError(f"{path} has {key!r}, which the model lacks; it was saved from another model.")
         if tuple(state[key].shape) != manifest.tensors[home].shape:
             raise ManifestError(
                 f"{path}: {key!r} has the shape {manifest.tensors[home].shape}, the model needs"

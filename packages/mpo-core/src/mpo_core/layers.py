@@ -118,8 +118,7 @@ class MPOLinear(_MPOLayer):
         transposed = _is_conv1d(dense)
         if not transposed and not isinstance(dense, nn.Linear):
             raise UsageError(
-                f"MPOLinear.from_dense: found {type(dense).__name__}; expected nn.Linear or transformers'"
-                " Conv1D."
+                f"MPOLinear.from_dense: found {type(dense).__name__}; expected nn.Linear or transformers' Conv1D."
             )
         stored = _stored_weight(dense)
         mpo = decompose(stored.T if transposed else stored, shape, bonds, n=n, gauge=gauge)
@@ -184,9 +183,7 @@ class MPOEmbedding(_MPOLayer):
     def __init__(self, cores: Sequence[Core], shape: MPOShape, padding_idx: int | None = None) -> None:
         super().__init__(cores, shape)
         if padding_idx is not None and not -shape.rows <= padding_idx < shape.rows:
-            raise ShapeError(
-                f"MPOEmbedding: padding_idx is {padding_idx}; expected it to be within {shape.rows} rows."
-            )
+            raise ShapeError(f"MPOEmbedding: padding_idx is {padding_idx}; expected it to be within {shape.rows} rows.")
         self.padding_idx = padding_idx if padding_idx is None else padding_idx % shape.rows
 
     @property
@@ -233,9 +230,7 @@ class MPOEmbedding(_MPOLayer):
     def to_dense(self) -> nn.Embedding:
         """The `nn.Embedding` with the rebuilt table; it requires a gradient if any core does."""
         weight = _merged(self.weight.detach(), self.cores)
-        dense = nn.Embedding.from_pretrained(
-            weight, freeze=not weight.requires_grad, padding_idx=self.padding_idx
-        )
+        dense = nn.Embedding.from_pretrained(weight, freeze=not weight.requires_grad, padding_idx=self.padding_idx)
         return dense.train(self.training)
 
     def forward(self, input: Int[Tensor, ...]) -> Float[Tensor, "... dim"]:
@@ -249,8 +244,7 @@ class MPOEmbedding(_MPOLayer):
         ids, places = torch.unique(input, return_inverse=True)
         if len(ids) and not (int(ids[0]) >= 0 and int(ids[-1]) < self.num_embeddings):
             raise ShapeError(
-                f"MPOEmbedding: ids from {int(ids[0])} to {int(ids[-1])}; expected 0 to"
-                f" {self.num_embeddings - 1}."
+                f"MPOEmbedding: ids from {int(ids[0])} to {int(ids[-1])}; expected 0 to {self.num_embeddings - 1}."
             )
         rows = contract_rows(list(self.cores), self.shape, ids)
         if self.padding_idx is not None:
@@ -277,17 +271,14 @@ def _merged(weight: Tensor, cores: Iterable[Tensor]) -> nn.Parameter:
 def _stored_weight(dense: nn.Module) -> Tensor:
     weight: Any = dense.weight
     if not isinstance(weight, Tensor):
-        raise UsageError(
-            f"the weight of this {type(dense).__name__} is no tensor; make it a plain layer first."
-        )
+        raise UsageError(f"the weight of this {type(dense).__name__} is no tensor; make it a plain layer first.")
     return weight
 
 
 def _is_conv1d(module: nn.Module) -> bool:
     # By name: transformers is not needed for this, and slow to import.
     return any(
-        base.__name__ == "Conv1D" and base.__module__ == "transformers.pytorch_utils"
-        for base in type(module).__mro__
+        base.__name__ == "Conv1D" and base.__module__ == "transformers.pytorch_utils" for base in type(module).__mro__
     )
 
 

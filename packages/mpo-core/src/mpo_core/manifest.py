@@ -134,9 +134,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     version = reader.get(content, "schema_version", int, "")
     if version != SCHEMA_VERSION:
         advice = "update mpo-core" if version > SCHEMA_VERSION else "save the model anew"
-        raise ManifestError(
-            f"{path}: schema_version is {version}, this mpo-core reads {SCHEMA_VERSION}; {advice}."
-        )
+        raise ManifestError(f"{path}: schema_version is {version}, this mpo-core reads {SCHEMA_VERSION}; {advice}.")
     weights = reader.get(content, "weights", dict, "")
     layers = reader.get(content, "layers", list, "")
     tensors = reader.get(content, "tensors", dict, "")
@@ -177,17 +175,13 @@ class _Reader:
     def items(self, content: Any, key: str, kind: type[_Value], where: str) -> tuple[_Value, ...]:
         values = self.get(content, key, list, where)
         if any(not isinstance(v, kind) or isinstance(v, bool) for v in values):
-            raise ManifestError(
-                f"{self.path}: {where}{key} is {values!r}; expected a list of {kind.__name__}."
-            )
+            raise ManifestError(f"{self.path}: {where}{key} is {values!r}; expected a list of {kind.__name__}.")
         return tuple(values)
 
     def layer(self, entry: Any, where: str) -> LayerEntry:
         kind = self.get(entry, "kind", str, f"{where}.")
         if kind not in ("linear", "conv1d", "embedding"):
-            raise ManifestError(
-                f"{self.path}: {where}.kind is {kind!r}; expected 'linear', 'conv1d' or 'embedding'."
-            )
+            raise ManifestError(f"{self.path}: {where}.kind is {kind!r}; expected 'linear', 'conv1d' or 'embedding'.")
         try:
             shape = MPOShape.from_dict(self.get(entry, "shape", dict, f"{where}."))
         except (MPOError, KeyError, TypeError, ValueError) as error:

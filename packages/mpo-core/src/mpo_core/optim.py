@@ -59,9 +59,7 @@ def swap_parameters(
     taken = {id(p) for group in optimizer.param_groups for p in group["params"]} - {id(p) for p in swaps}
     for group in optimizer.param_groups:
         _swap_in_group(group, swaps, taken)
-    inherited = [
-        _inherited_states(old, news, optimizer.state.pop(old, {}), carry) for old, news in swaps.items()
-    ]
+    inherited = [_inherited_states(old, news, optimizer.state.pop(old, {}), carry) for old, news in swaps.items()]
     for parameter, state in (pair for pairs in inherited for pair in pairs):
         if state and parameter not in optimizer.state:
             optimizer.state[parameter] = state
@@ -124,9 +122,7 @@ def _inherited_state(old: Tensor, new: Tensor, state: Mapping[str, Any], carry: 
     slices = tuple(slice(n) for n in new.shape)
     entries = {key: _moved(value, old, new, slices) for key, value in state.items()}
     # Factored moments (Adafactor's rows and columns) have another shape and cannot be sliced with it.
-    sliceable = all(
-        not isinstance(v, Tensor) or v.dim() == 0 or v.shape == new.shape for v in entries.values()
-    )
+    sliceable = all(not isinstance(v, Tensor) or v.dim() == 0 or v.shape == new.shape for v in entries.values())
     return entries if sliceable else {}
 
 

@@ -22,8 +22,8 @@ _GOOD_BALANCE = 1.05
 def factorize(size: int, n: int) -> tuple[int, ...]:
     """Split a size into `n` integers whose product it is, as equal as can be, largest in the centre.
 
-    "As equal as can be" means the least sum. From the centre, index ``n // 2``, the factors fall to both ends,
-    the right neighbour taking the larger one.
+    "As equal as can be" means the least sum. From the centre, index ``n // 2``, the factors fall to both
+    ends, the right neighbour taking the larger one.
 
     Args:
         size: a positive integer.
@@ -185,8 +185,7 @@ class MPOShape:
         caps = list(bonds) if isinstance(bonds, Sequence) else [bonds] * len(full)
         if isinstance(bonds, str) or len(caps) != len(full):
             raise BondError(
-                f"bonds {bonds!r}: expected one integer, or {len(full)} of them for {self.n} cores, found"
-                f" {len(caps)}."
+                f"bonds {bonds!r}: expected one integer, or {len(full)} of them for {self.n} cores, found {len(caps)}."
             )
         # A single cap is checked even where no bond is left to cap (n = 1).
         for cap in caps or ([] if isinstance(bonds, Sequence) else [bonds]):
@@ -229,14 +228,10 @@ class MPOShape:
         """
         keys = {"rows", "cols", "row_factors", "col_factors"}
         if not isinstance(data, Mapping) or set(data) != keys:
-            raise ShapeError(
-                f"MPOShape.from_dict: found {data!r}; expected the keys {', '.join(sorted(keys))}."
-            )
+            raise ShapeError(f"MPOShape.from_dict: found {data!r}; expected the keys {', '.join(sorted(keys))}.")
         for name in ("row_factors", "col_factors"):
             if not isinstance(data[name], list | tuple):
-                raise ShapeError(
-                    f"MPOShape.from_dict: {name} is {data[name]!r}; expected a list of integers."
-                )
+                raise ShapeError(f"MPOShape.from_dict: {name} is {data[name]!r}; expected a list of integers.")
         return cls(data["rows"], data["cols"], tuple(data["row_factors"]), tuple(data["col_factors"]))
 
 

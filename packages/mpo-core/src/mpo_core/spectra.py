@@ -77,9 +77,7 @@ def truncation_errors(
         raise UsageError(f"truncation_errors: variant is {variant!r}; expected 'frobenius' or 'printed'.")
     caps = list(bonds) if isinstance(bonds, Sequence) else [bonds] * len(spectra)
     if len(caps) != len(spectra):
-        raise BondError(
-            f"truncation_errors: {len(caps)} bonds for {len(spectra)} spectra; expected one each."
-        )
+        raise BondError(f"truncation_errors: {len(caps)} bonds for {len(spectra)} spectra; expected one each.")
     errors = []
     for k, (spectrum, cap) in enumerate(zip(spectra, caps, strict=True)):
         values = _checked(spectrum, f"truncation_errors: spectrum {k}")

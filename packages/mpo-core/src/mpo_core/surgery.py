@@ -252,7 +252,6 @@ def _named(given: Mapping[str, _Choice], group: WeightGroup) -> _Choice | None:
     said = [given[name] for name in group.names if name in given]
     if any(value != said[0] for value in said):
         raise UsageError(
-            f"replace_modules: {', '.join(group.names)} share one weight, but have different entries; give"
-            " one."
+            f"replace_modules: {', '.join(group.names)} share one weight, but have different entries; give one."
         )
     return said[0] if said else None

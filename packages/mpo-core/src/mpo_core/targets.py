@@ -184,9 +184,7 @@ def weight_groups(model: nn.Module, targets: Iterable[Target]) -> list[WeightGro
                 )
             users[id(parameter)].append((names, member))
     return [
-        WeightGroup(
-            weight_of(target.module), tuple(t for _, t in users[key]), tuple(names for names, _ in users[key])
-        )
+        WeightGroup(weight_of(target.module), tuple(t for _, t in users[key]), tuple(names for names, _ in users[key]))
         for key, target in wanted.items()
     ]
 

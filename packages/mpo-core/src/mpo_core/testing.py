@@ -90,9 +90,7 @@ class LayerContract:
         """Of input, bias and cores; of the cores by the chain rule from the twin's weight gradient."""
         layer, twin = self.make_pair()
         given = self.make_input(layer, (3, 5))
-        probe = torch.randn(
-            layer(given).shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-        )
+        probe = torch.randn(layer(given).shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         inputs = []
         for module in (layer, twin):
             leaf = given.clone().requires_grad_(given.is_floating_point())

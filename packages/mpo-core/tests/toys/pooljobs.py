@@ -30,9 +30,7 @@ def slow_first(x: int) -> int:
 
 def about_the_worker(_: int) -> dict[str, object]:
     """What a worker sees before and after it imports torch."""
-    variables: dict[str, object] = {
-        name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    }
+    variables: dict[str, object] = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     import torch
 
     return variables | {"torch": torch.get_num_threads(), "pid": os.getpid()}

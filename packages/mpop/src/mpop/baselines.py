@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel
-
 from mpo_core import UsageError
+from transformers import PreTrainedModel
 
 LAYER_LISTS = ("encoder.layer", "transformer.layer", "layers", "h", "encoder.albert_layer_groups")
 """Where transformers' backbones keep their blocks (BERT, DistilBERT, Llama, GPT-2, ALBERT)."""
@@ -28,9 +27,7 @@ def train_last_layers(model: PreTrainedModel, layers: int) -> None:
     else:
         raise UsageError(f"trains: last-layers finds no list of blocks in {type(backbone).__name__}.")
     if not 1 <= layers <= len(blocks):
-        raise UsageError(
-            f"layers is {layers}, but {type(backbone).__name__} has {len(blocks)} blocks; give 1 to that."
-        )
+        raise UsageError(f"layers is {layers}, but {type(backbone).__name__} has {len(blocks)} blocks; give 1 to that.")
     backbone.requires_grad_(False)
     for block in blocks[-layers:]:
         block.requires_grad_(True)

@@ -6,22 +6,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from mpo_core.repro.cli import paper_app, run_app
+
 from mpop.paper import PAPER
 
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A Hugging Face folder, a hub name, or minilm.")
-]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face folder, a hub name, or minilm.")]
 OutOption = Annotated[Path, typer.Option("--out", help="The folder to write; it must not exist yet.")]
 CoresOption = Annotated[int, typer.Option("--cores", help="Core tensors per matrix.")]
 BondOption = Annotated[int | None, typer.Option(help="One cap on every bond.")]
-IncludeOption = Annotated[
-    list[str] | None, typer.Option(help="Name pattern of matrices to decompose; repeatable.")
-]
-ExcludeOption = Annotated[
-    list[str] | None, typer.Option(help="Name pattern of matrices to leave; repeatable.")
-]
+IncludeOption = Annotated[list[str] | None, typer.Option(help="Name pattern of matrices to decompose; repeatable.")]
+ExcludeOption = Annotated[list[str] | None, typer.Option(help="Name pattern of matrices to leave; repeatable.")]
 
 app = paper_app(PAPER)
 
@@ -34,15 +28,11 @@ def compress(
         float | None, typer.Option(help="Parameters to keep, as a share of the model's, up to 1.")
     ] = None,
     bond: BondOption = None,
-    tolerance: Annotated[
-        float | None, typer.Option(help="Relative error allowed per matrix, below 1.")
-    ] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Relative error allowed per matrix, below 1.")] = None,
     cores: CoresOption = 5,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32 or float64; the checkpoint's own unless given.")
-    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64; the checkpoint's own unless given.")] = None,
 ) -> None:
     """Turn a model's matrices into matrix product operators; without a limit the result is lossless."""
     from mpop import commands
@@ -58,9 +48,7 @@ def inspect(
     cores: CoresOption = 5,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
-    json: Annotated[
-        Path | None, typer.Option(help="Also write the spectra, entropies and bounds here.")
-    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the spectra, entropies and bounds here.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the bond spectra into this SVG file.")] = None,
 ) -> None:
     """Show factors, bonds, entanglement entropies and truncation bounds of every matrix of a model."""

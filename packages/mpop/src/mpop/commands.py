@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
-from rich.table import Table
-
 from mpo_core import UsageError, entanglement_entropy, error_bound, mpo_layers
 from mpo_core.repro.atomic import write_json_atomic
 from mpo_core.repro.commands import new_console
 from mpo_core.repro.models import load_model, load_tokenizer, resolve_model
+from pydantic import ValidationError
+from rich.table import Table
+
 from mpop.config import DEFAULT_EXCLUDE, Compression
 from mpop.model import (
     CompressionReport,
@@ -74,9 +73,7 @@ def merge(folder: Path, out: Path) -> None:
 def inspect(name: str, choices: Compression, json_file: Path | None, plot: Path | None) -> None:
     """Print factors, bonds, entropies and error bounds of every matrix of a model, compressed already or not."""
     rows = spectra_of(name, choices)
-    table = Table(
-        "matrix", "rows x cols", "row factors", "column factors", "bonds", "entropy per bond (nats)"
-    )
+    table = Table("matrix", "rows x cols", "row factors", "column factors", "bonds", "entropy per bond (nats)")
     if choices.bond is not None:
         table.add_column(f"error bound at bond {choices.bond}")
     for row in rows:
@@ -101,8 +98,8 @@ def inspect(name: str, choices: Compression, json_file: Path | None, plot: Path 
 def spectra_of(name: str, choices: Compression) -> list[dict[str, Any]]:
     """Spectra, entropies and relative error bounds of every matrix of a model.
 
-    A folder that `compress` wrote is looked at as it is; any other model is decomposed at full bond first. Without a bond
-    to cut at, ``relative_bound`` is 0.
+    A folder that `compress` wrote is looked at as it is; any other model is decomposed at full bond first. Without a
+    bond to cut at, ``relative_bound`` is 0.
     """
     if (Path(name) / "mpo.json").is_file():
         model = load_compressed(name)
@@ -138,9 +135,7 @@ def _print_report(report: CompressionReport) -> None:
         layer = replacement.layer
         size = f"{layer.shape.rows} x {layer.shape.cols}"
         parameters = f"{layer.mpo().n_params:,}"
-        table.add_row(
-            replacement.name, size, _joined(layer.bonds), parameters, f"{replacement.relative_error:.3g}"
-        )
+        table.add_row(replacement.name, size, _joined(layer.bonds), parameters, f"{replacement.relative_error:.3g}")
     console.print(table)
     for note in report.notes:
         console.out(f"note: {note}")

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
-
 from mpo_core import MPO, entanglement_entropy, error_bound
 from mpo_core.repro.record import Measurement
+from torch import Tensor
 
 ROUNDING = 1e-9
 """Relative slack of a bound in float64 arithmetic."""
@@ -48,8 +47,8 @@ def bound_metrics(mpos: Sequence[MPO], cases: int, seed: int) -> dict[str, Measu
         seed: of the random caps.
 
     Returns:
-        ``bound_violations`` and ``printed_bound_violations`` (counts of ``cases``), ``bound_looseness`` (bound / error,
-        mean over the cases with an error above rounding).
+        ``bound_violations`` and ``printed_bound_violations`` (counts of ``cases``), ``bound_looseness`` (bound over
+        error, mean over the cases with an error above rounding).
     """
     generator = torch.Generator().manual_seed(seed)
     spectra = [mpo.bond_spectra() for mpo in mpos]

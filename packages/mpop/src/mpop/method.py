@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from jaxtyping import Float
-from torch import Tensor
-
 from mpo_core import MPOShape, UsageError
+from torch import Tensor
 
 PAPER_FACTORS: dict[tuple[int, int], tuple[tuple[int, ...], tuple[int, ...]]] = {
     (768, 768): ((3, 4, 4, 4, 4), (4, 4, 4, 4, 3)),

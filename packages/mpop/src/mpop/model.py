@@ -7,8 +7,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-
 from mpo_core import (
     InputFileError,
     MPOShape,
@@ -26,6 +24,8 @@ from mpo_core.repro.atomic import new_folder
 from mpo_core.repro.models import build_model, load_tokenizer
 from mpo_core.surgery import Replacement
 from mpo_core.targets import Target
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
 from mpop.config import Compression
 from mpop.method import bond_for_parameters, bonds_for_tolerance, cap_for, paper_shape
 
@@ -56,8 +56,8 @@ def compress_model(model: PreTrainedModel, compression: Compression) -> Compress
     """Replace the matrices of a model, in place, by matrix product operators.
 
     Args:
-        model: any transformers model; its linear layers, `Conv1D` and embeddings are the candidates. On the meta device
-            nothing is decomposed and the cores have no values.
+        model: any transformers model; its linear layers, `Conv1D` and embeddings are the candidates. On the meta
+            device nothing is decomposed and the cores have no values.
         compression: which matrices, how many cores, how far the bonds are cut.
 
     Returns:
@@ -85,10 +85,10 @@ def save_compressed(
     compression: Compression,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
-    """Write a compressed model as a folder: configuration, tokenizer, ``mpo.safetensors`` and its manifest ``mpo.json``.
+    """Write a compressed model as a folder: configuration, tokenizer, ``mpo.safetensors``, manifest ``mpo.json``.
 
-    The weights are not called ``model.safetensors``: a loader that knows nothing of cores stops with an error instead of
-    starting from random weights.
+    The weights are not called ``model.safetensors``: a loader that knows nothing of cores stops with an error instead
+    of starting from random weights.
 
     Raises:
         UsageError: the folder exists already.
@@ -174,9 +174,7 @@ def _plan_bonds(
         cap = bond_for_parameters([shapes[target.name] for target in distinct], limit)
         return {name: shape.clip_bonds(cap) for name, shape in shapes.items()}
     if compression.tolerance is not None:
-        spectra = {
-            target.name: decompose(target.matrix, shapes[target.name]).bond_spectra() for target in targets
-        }
+        spectra = {target.name: decompose(target.matrix, shapes[target.name]).bond_spectra() for target in targets}
         return {name: bonds_for_tolerance(values, compression.tolerance) for name, values in spectra.items()}
     caps = {name: cap_for(name, compression.bonds, compression.bond) for name in shapes}
     return {name: shape.clip_bonds(caps[name]) for name, shape in shapes.items()}

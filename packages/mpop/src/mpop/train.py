@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
-
 from mpo_core import UsageError, count_parameters, decompose, find_targets, freeze_cores
 from mpo_core.repro.models import build_model, load_model, load_tokenizer
 from mpo_core.repro.record import Measurement, ParameterCount, TrialRecord
 from mpo_core.repro.tasks import TextBatches, encode_split, evaluate_task, load_task
 from mpo_core.repro.training import fit
 from mpo_core.repro.trial import Trial
+from transformers import AutoConfig, PreTrainedModel
+
 from mpop.baselines import train_last_layers
 from mpop.config import Arm, Compression, Config
 from mpop.evaluate import bound_metrics, central_entropy_share, random_matrices
@@ -80,9 +80,7 @@ def _finetune(trial: Trial, arm: Arm, config: Config, folder: Path) -> dict[str,
         batches = TextBatches(
             train, config.training.batch_size, trial.seed, pad_token_id=tokenizer.pad_token_id, kind=task.kind
         )
-        fitted = fit(
-            model, batches, config.training, learning_rate=trial.learning_rate, seed=trial.seed, folder=folder
-        )
+        fitted = fit(model, batches, config.training, learning_rate=trial.learning_rate, seed=trial.seed, folder=folder)
         status, series = fitted.status, fitted.series
     judged = encode_split(task, trial.split, tokenizer, config.task.max_length)
     diverged = status == "diverged"
@@ -128,7 +126,7 @@ def _truncate(trial: Trial, arm: Arm, config: Config, folder: Path) -> dict[str,
             **bound_metrics(mpos, config.cases, trial.seed),
             "central_entropy_share": central_entropy_share(mpos),
         },
-        "arrays": {f"bond {k} spectrum": spectrum.tolist() for k, spectrum in enumerate(spectra, start=1)},
+        "arrays": {f"Schmidt values/bond {k}": spectrum.tolist() for k, spectrum in enumerate(spectra, start=1)},
         "notes": [
             f"spectra of a {matrices[first].shape[0]} x {matrices[first].shape[1]} matrix, the first of the largest"
         ],

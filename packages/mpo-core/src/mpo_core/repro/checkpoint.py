@@ -124,9 +124,7 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     seen: set[int] = set()
     for name, value in model.state_dict(keep_vars=True).items():
         if not isinstance(value, Tensor):
-            raise UsageError(
-                f"the model's state {name!r} is a {type(value).__name__}; checkpoints hold only tensors."
-            )
+            raise UsageError(f"the model's state {name!r} is a {type(value).__name__}; checkpoints hold only tensors.")
         frozen = isinstance(value, nn.Parameter) and not value.requires_grad
         if not frozen and id(value) not in seen:
             seen.add(id(value))
@@ -194,9 +192,7 @@ def _check_manifest(path: Path) -> None:
         if name not in hashes or not (path / name).is_file():
             raise ManifestError(f"{path} lacks the file {name}.")
         if _sha256(path / name) != hashes[name]:
-            raise ManifestError(
-                f"{path / name} is not the file that the manifest names (its sha256 differs)."
-            )
+            raise ManifestError(f"{path / name} is not the file that the manifest names (its sha256 differs).")
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -226,9 +222,7 @@ def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"float": repr(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise UsageError(
-        f"a checkpoint cannot hold a {type(value).__name__}; it holds tensors, numbers, text and lists."
-    )
+    raise UsageError(f"a checkpoint cannot hold a {type(value).__name__}; it holds tensors, numbers, text and lists.")
 
 
 def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -22,21 +22,13 @@ from mpo_core.repro.paper import Paper, get_paper, installed_papers
 DEBUG_FLAG = "--debug"
 INTERRUPTED = 130
 
-ExperimentArgument = Annotated[
-    str, typer.Argument(metavar="EXP", help="A name that `list` prints, or a YAML file.")
-]
-RunArgument = Annotated[
-    str | None, typer.Argument(metavar="EXP", help="A name that `list` prints, or a YAML file.")
-]
+ExperimentArgument = Annotated[str, typer.Argument(metavar="EXP", help="A name that `list` prints, or a YAML file.")]
+RunArgument = Annotated[str | None, typer.Argument(metavar="EXP", help="A name that `list` prints, or a YAML file.")]
 RecordsArgument = Annotated[
     list[Path] | None,
-    typer.Argument(
-        metavar="RECORD...", help="Records or folders; else your runs, then the committed records."
-    ),
+    typer.Argument(metavar="RECORD...", help="Records or folders; else your runs, then the committed records."),
 ]
-ScaleOption = Annotated[
-    Scale, typer.Option(help="smoke: a minute; small: real data, two cores; paper: as printed.")
-]
+ScaleOption = Annotated[Scale, typer.Option(help="smoke: a minute; small: real data, two cores; paper: as printed.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a configuration value; repeatable."),
@@ -47,15 +39,9 @@ DataOption = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder of the data sets; else MPO_DATA, else the hub.")
 ]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Where runs are kept.")]
-WorkersOption = Annotated[
-    int | None, typer.Option(min=1, help="Trials at a time; one per core unless given.")
-]
-BackendOption = Annotated[
-    Literal["process", "ray"], typer.Option(help="process, or ray with the extra mpo-core[ray].")
-]
-KeepOption = Annotated[
-    bool, typer.Option("--keep-checkpoints", help="Keep the checkpoints of finished trials.")
-]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Trials at a time; one per core unless given.")]
+BackendOption = Annotated[Literal["process", "ray"], typer.Option(help="process, or ray with the extra mpo-core[ray].")]
+KeepOption = Annotated[bool, typer.Option("--keep-checkpoints", help="Keep the checkpoints of finished trials.")]
 ReportOption = Annotated[Path, typer.Option("--out", help="The HTML file to write.")]
 RUNS = Path("runs")
 REPORT = Path("report.html")
@@ -82,12 +68,10 @@ def new_app(summary: str) -> typer.Typer:
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run a command line: an expected error is one sentence on stderr and its exit code; ``--debug`` adds the traceback."""
+    """Run a command line; an expected error is one sentence on stderr and an exit code (`--debug`: a traceback)."""
     debug = DEBUG_FLAG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != DEBUG_FLAG]
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s"
-    )
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         app()
     except MPOError as error:
@@ -182,9 +166,7 @@ def _locate(name: str) -> tuple[Paper, str]:
     """``mpop/mrpc`` -> the paper mpop and its experiment mrpc."""
     paper, slash, experiment = name.partition("/")
     if not (slash and experiment):
-        raise UsageError(
-            f"{name!r} names no experiment; expected PAPER/EXP, for example mpop/mrpc (see `repro list`)."
-        )
+        raise UsageError(f"{name!r} names no experiment; expected PAPER/EXP, for example mpop/mrpc (see `repro list`).")
     return get_paper(paper), experiment
 
 

@@ -68,9 +68,7 @@ def show(paper: Paper, name: str, scale: Scale) -> None:
     console.out(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).rstrip())
 
 
-def start(
-    paper: Paper, name: str, scale: Scale, overrides: Sequence[str], seeds: int | None, runs: Path
-) -> Path:
+def start(paper: Paper, name: str, scale: Scale, overrides: Sequence[str], seeds: int | None, runs: Path) -> Path:
     """Make a new run folder with its full configuration."""
     from mpo_core.repro.runner import start_run
 
@@ -93,14 +91,12 @@ def execute(folder: Path, *, workers: int | None, backend: Backend, keep_checkpo
     print_summary(record)
     console.out(f"record: {folder / 'record.json'}")
     if record.status == "diverged":
-        raise DivergedError(
-            f"a trial of {folder} diverged (NaN or infinite loss); no figure is reported from it."
-        )
+        raise DivergedError(f"a trial of {folder} diverged (NaN or infinite loss); no figure is reported from it.")
     return record
 
 
 def print_summary(record: RunRecord) -> None:
-    """Print a record's arms: seeds, learning rate, parameters, metrics as mean ± sd; columns of nothing are left out."""
+    """Print a record's arms: seeds, learning rate, parameters, metrics as mean ± sd; no empty columns."""
     arms = summarize(record)
     columns = {
         "arm": [arm.arm for arm in arms],
@@ -126,7 +122,7 @@ def compare(papers: Sequence[Paper], records: Sequence[Path], runs: Path) -> Non
 
 def print_verdicts(section: PaperSection) -> None:
     """Print one paper's claims and verdicts."""
-    table = Table("claim", "place", "paper", "ours", "difference", "verdict", "from")
+    table = Table("claim", "place", "paper", "ours", "difference", "verdict", "from", "note")
     table.title = f"{section.paper.name}: claims"
     for verdict in section.verdicts:
         style = VERDICT_STYLES.get(verdict.verdict, "dim")
@@ -139,6 +135,7 @@ def print_verdicts(section: PaperSection) -> None:
             verdict.difference_text,
             f"[{style}]{verdict.verdict}[/{style}]",
             source,
+            verdict.note,
         )
     console.print(table)
 

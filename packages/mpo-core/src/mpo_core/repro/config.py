@@ -35,7 +35,8 @@ class TaskConfig(StrictModel):
 
     ``name`` is a GLUE task (``cola, sst2, mrpc, stsb, rte, wnli, qnli, qqp, mnli``), a language-modelling corpus
     (``wikitext-2, ptb, tiny-shakespeare``, or ``text`` with ``path``), or an embedded task (``doctext``: documentation
-    text of the Python installation, three classes; ``doctext-lm``: the same text for language modelling).
+    text of the Python installation, three classes; ``doctext-pairs``: do two
+    passages come from one document; ``doctext-lm``: the same text for language modelling).
     """
 
     name: str

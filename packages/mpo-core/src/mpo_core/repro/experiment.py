@@ -146,9 +146,7 @@ def check_paper(paper: Paper) -> None:
             continue
         where = f"paper.yaml of {paper.name}, claim {claim.id!r}"
         if claim.experiment not in entries:
-            raise InputFileError(
-                f"{where}: no experiment {claim.experiment!r} ({nearest(claim.experiment, entries)})."
-            )
+            raise InputFileError(f"{where}: no experiment {claim.experiment!r} ({nearest(claim.experiment, entries)}).")
         for arm in claim.check.arms:
             if arm not in arms[claim.experiment]:
                 hint = nearest(arm, sorted(arms[claim.experiment]))
@@ -159,9 +157,7 @@ def _read_own(paper: Paper, file: Traversable) -> ExperimentFile:
     where = f"{paper.name}/{FOLDER}/{file.name}"
     entry = _parse(paper, file.read_text(encoding="utf-8"), where)
     if f"{entry.name}{SUFFIX}" != file.name:
-        raise InputFileError(
-            f"{where}: 'name' is {entry.name!r}; expected the file's own name without {SUFFIX}."
-        )
+        raise InputFileError(f"{where}: 'name' is {entry.name!r}; expected the file's own name without {SUFFIX}.")
     return entry
 
 
@@ -170,9 +166,7 @@ def _read_users(paper: Paper, path: Path) -> ExperimentFile:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputFileError(
-            f"cannot read the experiment file {path}: {reason}; give a YAML file."
-        ) from error
+        raise InputFileError(f"cannot read the experiment file {path}: {reason}; give a YAML file.") from error
     return _parse(paper, text, str(path))
 
 
@@ -187,9 +181,7 @@ def _parse(paper: Paper, text: str, where: str) -> ExperimentFile:
         for table in entry.reproduces:
             if table not in tables:
                 hint = nearest(table, tables)
-                raise InputFileError(
-                    f"{where}: 'reproduces' names no table {table!r} of paper.yaml ({hint})."
-                )
+                raise InputFileError(f"{where}: 'reproduces' names no table {table!r} of paper.yaml ({hint}).")
     return entry
 
 
@@ -197,9 +189,7 @@ def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
     path, equals, text = override.partition("=")
     keys = tuple(key.strip() for key in path.split("."))
     if not equals or not all(keys):
-        raise UsageError(
-            f"--set {override!r} is no assignment; expected key=value, for example training.epochs=1."
-        )
+        raise UsageError(f"--set {override!r} is no assignment; expected key=value, for example training.epochs=1.")
     try:
         return keys, parse_yaml(text)
     except ValueError as error:
@@ -227,16 +217,12 @@ def _merge_arms_too(
     dropped = [arm for arm, value in arms.items() if value is None]
     for arm in dropped:
         if arm not in known:
-            raise refusal(
-                f"{where}: cannot drop the arm {arm!r}, which is not there ({nearest(str(arm), known)})."
-            )
+            raise refusal(f"{where}: cannot drop the arm {arm!r}, which is not there ({nearest(str(arm), known)}).")
     merged["arms"] = {arm: value for arm, value in merged["arms"].items() if arm not in dropped}
     return merged
 
 
-def _validate(
-    paper: Paper, merged: dict[str, Any], from_file: dict[str, Any], where: str
-) -> StudyConfig[Any]:
+def _validate(paper: Paper, merged: dict[str, Any], from_file: dict[str, Any], where: str) -> StudyConfig[Any]:
     model = paper.config_type
     try:
         config = model.model_validate(merged)
@@ -249,9 +235,7 @@ def _validate(
     for arm in config.arms:
         # An arm names a folder of its trials.
         if not arm or arm.startswith(".") or any(sign in arm for sign in "/\\\0"):
-            raise InputFileError(
-                f"{where}: {arm!r} is no name for an arm; use letters, digits, '-', '_' or '+'."
-            )
+            raise InputFileError(f"{where}: {arm!r} is no name for an arm; use letters, digits, '-', '_' or '+'.")
     return config
 
 

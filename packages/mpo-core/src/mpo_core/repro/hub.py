@@ -24,9 +24,7 @@ def hub_reachable() -> bool:
         return False
     try:
         get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
-    except (
-        Exception
-    ):  # the HTTP library differs between versions of huggingface_hub; any failure means the same
+    except Exception:  # the HTTP library differs between versions of huggingface_hub; any failure means the same
         return False
     return True
 

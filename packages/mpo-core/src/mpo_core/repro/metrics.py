@@ -38,13 +38,10 @@ def compute_metrics(
     predicted, true = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     if predicted.shape != true.shape or predicted.ndim != 1 or not predicted.size:
         raise UsageError(
-            f"metrics need as many predictions as labels, at least one; found "
-            f"{predicted.shape} and {true.shape}."
+            f"metrics need as many predictions as labels, at least one; found {predicted.shape} and {true.shape}."
         )
     if not np.isfinite(predicted).all():
-        raise DivergedError(
-            "a prediction is NaN or infinite, so no metric is reported: lower the learning rate."
-        )
+        raise DivergedError("a prediction is NaN or infinite, so no metric is reported: lower the learning rate.")
     return {name: float(_METRICS[name](predicted, true)) for name in names}
 
 

@@ -178,13 +178,9 @@ def _locate(name: str) -> str | Path:
     if name and path.is_dir():
         return path
     if name and path.exists():
-        raise InputFileError(
-            f"{name} is a file, expected a model folder: give the folder that holds config.json."
-        )
+        raise InputFileError(f"{name} is a file, expected a model folder: give the folder that holds config.json.")
     if name.startswith((".", "/", "\\", "~")) or not _HUB_NAME.fullmatch(name):
-        raise InputFileError(
-            f"{name!r} is not there: expected a model folder, a hub name (owner/name) or 'minilm'."
-        )
+        raise InputFileError(f"{name!r} is not there: expected a model folder, a hub name (owner/name) or 'minilm'.")
     return name
 
 
@@ -202,9 +198,7 @@ def _check_folder(folder: Path) -> None:
             "merge it first, or give the model it was made from."
         )
     if not (folder / "config.json").is_file():
-        raise InputFileError(
-            f"{folder} is no model folder: it has no config.json. Give a Hugging Face model folder."
-        )
+        raise InputFileError(f"{folder} is no model folder: it has no config.json. Give a Hugging Face model folder.")
     for file in _weight_files(folder):
         _check_weights(file)
 
@@ -217,9 +211,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if not index.is_file():
         pickled = sorted(p.name for p in folder.glob("pytorch_model*.bin"))
         found = f"only {pickled[0]}, a pickle, which is not read" if pickled else "no weights"
-        raise InputFileError(
-            f"{folder} has {found}: expected {WEIGHTS}. Save the model with save_pretrained."
-        )
+        raise InputFileError(f"{folder} has {found}: expected {WEIGHTS}. Save the model with save_pretrained.")
     try:
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -271,9 +263,7 @@ def _factory(config: PreTrainedConfig, head: Head) -> Any:
     import transformers
 
     if head == "causal-lm" and _is_bidirectional(config):
-        raise UsageError(
-            f"{config.model_type!r} reads both ways, so it is no causal model: use the head masked-lm."
-        )
+        raise UsageError(f"{config.model_type!r} reads both ways, so it is no causal model: use the head masked-lm.")
     if head != "own":
         return getattr(transformers, _HEAD_CLASSES[head])
     architecture = str((getattr(config, "architectures", None) or [""])[0])
@@ -297,8 +287,7 @@ def _check_loading(name: str, model: PreTrainedModel, info: dict[str, Any]) -> N
     if wrong := sorted(backbone & set(resized)):
         found, expected = (tuple(size) for size in resized[wrong[0]])
         raise InputFileError(
-            f"the weights of {name} do not fit its config.json: {wrong[0]} has shape {found}, "
-            f"expected {expected}."
+            f"the weights of {name} do not fit its config.json: {wrong[0]} has shape {found}, expected {expected}."
         )
     new = {key.removeprefix(prefix) for key in info.get("missing_keys", ())} | set(resized)
     absent = new & backbone

@@ -87,8 +87,7 @@ def _score(config: StudyConfig[Any], record: TrialRecord) -> float:
         )
     if measured.split == "eval":
         raise UsageError(
-            f"the sweep of arm {record.arm!r} measured {name!r} on the split 'eval'; "
-            "a sweep is judged on 'select'."
+            f"the sweep of arm {record.arm!r} measured {name!r} on the split 'eval'; a sweep is judged on 'select'."
         )
     return measured.value
 

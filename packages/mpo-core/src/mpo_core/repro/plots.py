@@ -104,9 +104,7 @@ def _dot_plot(record: RunRecord, metric: str, prefix: str) -> Plot:
     figure, axes = _new_figure(0.65 + 0.36 * len(rows))
     for row, (_, values) in enumerate(rows):
         mean, sd = mean_sd(values)
-        axes.plot(
-            values, [row] * len(values), "o", color=_colour(row), alpha=0.55, markersize=6, markeredgewidth=0
-        )
+        axes.plot(values, [row] * len(values), "o", color=_colour(row), alpha=0.55, markersize=6, markeredgewidth=0)
         if sd is not None:
             axes.errorbar(
                 [mean], [row + 0.24], xerr=[sd], fmt="|", color=INK,
@@ -151,9 +149,7 @@ def _series_plot(record: RunRecord, name: str, prefix: str) -> Plot:
     axes.set_ylabel(name)
     _add_legend(axes)
     caption = "Thick: mean over the seeds; thin: each seed."
-    return Plot(
-        f"{name} while training", caption, _render(figure, prefix, f"{name} by step: {'; '.join(ends)}.")
-    )
+    return Plot(f"{name} while training", caption, _render(figure, prefix, f"{name} by step: {'; '.join(ends)}."))
 
 
 def _array_plot(title: str, arrays: dict[str, list[float]], seed: int, prefix: str) -> Plot:

@@ -176,17 +176,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
-        raise InputFileError(
-            f"cannot read the record {path}: {error.strerror}; give a record.json."
-        ) from error
+        raise InputFileError(f"cannot read the record {path}: {error.strerror}; give a record.json.") from error
     except (ValueError, RecursionError) as error:
-        raise InputFileError(
-            f"{path} is not a JSON record (cut short?): {error}; run the experiment again."
-        ) from error
+        raise InputFileError(f"{path} is not a JSON record (cut short?): {error}; run the experiment again.") from error
     if not isinstance(content, dict):
-        raise InputFileError(
-            f"{path} is not a record: expected a JSON object, found {type(content).__name__}."
-        )
+        raise InputFileError(f"{path} is not a record: expected a JSON object, found {type(content).__name__}.")
     place = _non_finite_place(content)
     if place is not None:
         raise InputFileError(f"{path} is not a record: expected finite numbers, found infinity at {place}.")

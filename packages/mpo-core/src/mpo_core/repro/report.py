@@ -138,9 +138,7 @@ def short_revision(revision: str | None) -> str:
 
 def unbroken(text: str) -> str:
     """A text of figures in which no line ends inside one: not at ``±``, before ``%``, or in ``p = 0.03``."""
-    return re.sub(
-        r" (?=[±%])|(?<=±) |(?<=%) (?=CI)|(?<=\d) (?=seed)|(?<=p) (?=[=<] )|(?<=p [=<]) ", "\u00a0", text
-    )
+    return re.sub(r" (?=[±%])|(?<=±) |(?<=%) (?=CI)|(?<=\d) (?=seed)|(?<=p) (?=[=<] )|(?<=p [=<]) ", "\u00a0", text)
 
 
 def slug(text: str) -> str:
@@ -201,9 +199,7 @@ def _sweep(record: RunRecord) -> list[_SweepRow]:
     metric = record.config.get("select_metric")
     rows = []
     for arm in arm_names(record):
-        trials = [
-            t for t in record.trials if t.arm == arm and t.stage == "sweep" and t.learning_rate is not None
-        ]
+        trials = [t for t in record.trials if t.arm == arm and t.stage == "sweep" and t.learning_rate is not None]
         for rate in sorted({t.learning_rate for t in trials if t.learning_rate is not None}):
             tried = [t for t in trials if t.learning_rate == rate]
             values = [t.metrics[metric].value for t in tried if metric in t.metrics]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import secrets
 import shutil
 import time
@@ -23,7 +24,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mpo_core.errors import InputFileError, MPOError
+from mpo_core.errors import InputFileError, MPOError, UsageError
 from mpo_core.repro.atomic import new_folder, write_json_atomic
 from mpo_core.repro.config import Scale, StrictModel, StudyConfig
 from mpo_core.repro.experiment import load_experiment, resolve
@@ -112,9 +113,10 @@ def start_run(
         The folder ``<runs>/<paper>/<experiment>/<date>-<id>``.
 
     Raises:
-        UsageError: an unknown experiment, or an override that does not fit.
+        UsageError: an unknown experiment, an override that does not fit, or a start by torchrun or the like.
         InputFileError: the experiment file is refused.
     """
+    _refuse_launchers()
     entry = load_experiment(paper, experiment)
     _, resolved = resolve(paper, entry, scale, overrides, seeds)
     now = datetime.now(UTC)
@@ -162,9 +164,10 @@ def execute_run(
 
     Raises:
         InputFileError: ``config.yaml`` is missing, of another schema version, or no longer valid.
-        UsageError: another process works on the run.
+        UsageError: another process works on the run, or a start by torchrun or the like.
         MPOError: what a trial raised.
     """
+    _refuse_launchers()
     content = _read_run_file(run_folder)
     paper = paper or get_paper(content.paper)
     config = _validated(paper, content, run_folder)
@@ -260,6 +263,16 @@ class _Session:
 
     def _trial_folder(self, trial: Trial) -> Path:
         return (self.folder / "trials" / trial.key).resolve()  # a worker may have another working folder
+
+
+def _refuse_launchers() -> None:
+    """A launcher would start every process of it as a run of its own, all with the same trials."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes not in ("", "1"):
+        raise UsageError(
+            f"a run starts its own workers, but this one was launched on {processes} processes (torchrun or accelerate "
+            "launch); start it plainly with --workers, or call mpo_core.repro.training.fit from a script to launch."
+        )
 
 
 def _finished(folders: Iterable[Path]) -> Iterable[tuple[str, TrialRecord]]:

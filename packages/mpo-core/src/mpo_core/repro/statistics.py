@@ -77,9 +77,7 @@ def paired_test(a: Mapping[int, float], b: Mapping[int, float]) -> PairedResult:
 
     p: Any = stats.ttest_1samp(_scaled(differences), 0.0)[1]
     half = float(stats.t.ppf(0.975, n - 1)) * (sd or 0.0) / math.sqrt(n)
-    return PairedResult(
-        n, mean, sd, float(p), _wilcoxon(differences), (mean - half, mean + half), differences
-    )
+    return PairedResult(n, mean, sd, float(p), _wilcoxon(differences), (mean - half, mean + half), differences)
 
 
 def one_sided_p(differences: Sequence[float], threshold: float = 0.0) -> float | None:

@@ -83,9 +83,7 @@ def run_trial(trial: Trial, config: StudyConfig, folder: Path) -> TrialRecord:
     model.eval()
     with torch.no_grad():
         loss = model(batches.x, batches.y).loss.item()
-    metrics = (
-        {"mse": Measurement(value=loss, n=len(batches.x), split=trial.split)} if status == "completed" else {}
-    )
+    metrics = {"mse": Measurement(value=loss, n=len(batches.x), split=trial.split)} if status == "completed" else {}
     return TrialRecord(
         arm=trial.arm,
         seed=trial.seed,

@@ -61,9 +61,7 @@ class Masking:
         """
         mask: Any = tokenizer.mask_token_id
         if not isinstance(mask, int):
-            raise UsageError(
-                "masked language modelling needs a tokenizer with a mask token; this one has none."
-            )
+            raise UsageError("masked language modelling needs a tokenizer with a mask token; this one has none.")
         return cls(mask, len(tokenizer), tuple(sorted(tokenizer.all_special_ids)), probability)
 
 
@@ -206,9 +204,7 @@ class TextBatches:
 def _mask(batch: dict[str, Tensor], masking: Masking, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Hide one token a row at least; gives the changed ids and the labels, both ``(batch, length)``."""
     ids = batch["input_ids"]
-    allowed = (batch["attention_mask"] == 1) & ~torch.isin(
-        ids, torch.tensor(masking.special_ids, dtype=ids.dtype)
-    )
+    allowed = (batch["attention_mask"] == 1) & ~torch.isin(ids, torch.tensor(masking.special_ids, dtype=ids.dtype))
     draw = torch.rand(ids.shape, generator=generator).masked_fill(~allowed, 2.0)
     chosen = draw < masking.probability
     # A short row may draw none; its lowest draw then counts, so that no batch has an empty mean.

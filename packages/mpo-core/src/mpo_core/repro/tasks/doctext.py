@@ -48,9 +48,7 @@ SHARES: dict[Split, float] = {"eval": 0.2, "select": 0.1}
 MIN_WORDS, MAX_WORDS = 7, 50
 _TORCH_FOLDERS = ("autograd", "distributions", "nn/modules", "nn/utils", "optim", "utils/data")
 # Code, grammar, tables, headings underlined, signatures.
-_NOT_PROSE = re.compile(
-    r">>>|::=|^\.\.|[-=~*]{3}|^\s*(?:def|class|import|from|if|for) .*:?$| = |[{}|]", re.MULTILINE
-)
+_NOT_PROSE = re.compile(r">>>|::=|^\.\.|[-=~*]{3}|^\s*(?:def|class|import|from|if|for) .*:?$| = |[{}|]", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -184,9 +182,7 @@ def _topics() -> list[Document]:
     try:
         from pydoc_data.topics import topics  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise MissingPartError(
-            "this Python has no pydoc_data (help topics): install the full Python."
-        ) from error
+        raise MissingPartError("this Python has no pydoc_data (help topics): install the full Python.") from error
     return [Document("reference", name, (text,)) for name, text in sorted(topics.items())]
 
 

@@ -51,9 +51,7 @@ def evaluate_task(
     masked_model = "MaskedLM" in type(model).__name__
     if task.kind == "language-modelling" and masked_model != (masking is not None):
         needs = "needs" if masked_model else "takes no"
-        raise UsageError(
-            f"{type(model).__name__} {needs} masking: pass Masking.of(tokenizer) to masked models only."
-        )
+        raise UsageError(f"{type(model).__name__} {needs} masking: pass Masking.of(tokenizer) to masked models only.")
     pad = pad_token_id if pad_token_id is not None else _pad_token_id(model)
     batches = TextBatches(encoded, batch_size, 0, pad, shuffle=False, kind=task.kind, masking=masking)
     training = model.training

@@ -173,9 +173,7 @@ def read_tsv(file: Path, form: GlueFormat) -> list[Example]:
     for number, line in enumerate(lines, start=first):
         cells = _cells(line)
         if len(cells) != len(header):
-            raise InputFileError(
-                f"{file}, line {number}: expected {len(header)} columns, found {len(cells)}."
-            )
+            raise InputFileError(f"{file}, line {number}: expected {len(header)} columns, found {len(cells)}.")
         label = _label(cells[label_place], form, f"{file}, line {number}")
         examples.append(Example(tuple(cells[place] for place in text_places), label))
     return examples
@@ -221,9 +219,7 @@ def _cells(line: str) -> list[str]:
 def _label(cell: str, form: GlueFormat, where: str) -> int | float:
     if form.label_names:
         if cell not in form.file_labels:
-            raise InputFileError(
-                f"{where}: expected a label of {', '.join(form.file_labels)}, found {cell!r}."
-            )
+            raise InputFileError(f"{where}: expected a label of {', '.join(form.file_labels)}, found {cell!r}.")
         return form.file_labels[cell]
     try:
         score = float(cell)

@@ -79,9 +79,7 @@ def split_tail(items: Sequence[Item], size: int) -> tuple[list[Item], list[Item]
         UsageError: nothing would be left.
     """
     if size >= len(items):
-        raise UsageError(
-            f"cannot take {size} of {len(items)} documents away from training: take fewer, or more text."
-        )
+        raise UsageError(f"cannot take {size} of {len(items)} documents away from training: take fewer, or more text.")
     return list(items[:-size]), list(items[-size:])
 
 
@@ -94,9 +92,7 @@ def wikitext_articles(lines: Iterable[str]) -> list[str]:
     stripped = [line.strip() for line in lines]
     articles: list[list[str]] = []
     for place, line in enumerate(stripped):
-        alone = not (place and stripped[place - 1]) and not (
-            place + 1 < len(stripped) and stripped[place + 1]
-        )
+        alone = not (place and stripped[place - 1]) and not (place + 1 < len(stripped) and stripped[place + 1])
         if not articles or (alone and re.fullmatch(r"= [^=].* =", line)):
             articles.append([])
         if line:
@@ -138,9 +134,7 @@ def _cut(text: str, start: int, size: int) -> int:
 def _wikitext(config: TaskConfig, data_dir: Path | None) -> Texts:
     folder = None if data_dir is None else data_dir / "wikitext-2"
     files = (
-        {}
-        if folder is None
-        else {name: first_existing(folder, [f"{name}.txt"]) for name in ("train", "valid", "test")}
+        {} if folder is None else {name: first_existing(folder, [f"{name}.txt"]) for name in ("train", "valid", "test")}
     )
     valid, test, train = files.get("valid"), files.get("test"), files.get("train")
     if valid is None or test is None:
@@ -151,9 +145,7 @@ def _wikitext(config: TaskConfig, data_dir: Path | None) -> Texts:
     valid_articles, test_articles = (wikitext_articles(read_utf8(file).split("\n")) for file in (valid, test))
     if train is not None:
         train_articles = wikitext_articles(read_utf8(train).split("\n"))
-        return Texts(
-            train_articles, valid_articles, test_articles, "WikiText-2 files: train, select valid, eval test"
-        )
+        return Texts(train_articles, valid_articles, test_articles, "WikiText-2 files: train, select valid, eval test")
     source = (
         "WikiText-2 files without the training file: train and select on valid.txt, eval test.txt; "
         "figures do not compare with published ones"
@@ -170,9 +162,7 @@ def _ptb(config: TaskConfig, data_dir: Path | None) -> Texts:
         train, valid, test = (sentence_blocks(read_utf8(file).split("\n")) for file in found)
         return Texts(train, valid, test, "Penn Treebank files (Mikolov): train, select valid, eval test")
     splits = hub_dataset("ptb-text-only/ptb_text_only", None, data_dir, revision=PARQUET_BRANCH)
-    train, valid, test = (
-        sentence_blocks(splits[name]["sentence"]) for name in ("train", "validation", "test")
-    )
+    train, valid, test = (sentence_blocks(splits[name]["sentence"]) for name in ("train", "validation", "test"))
     return Texts(
         train,
         valid,
@@ -199,13 +189,9 @@ def _own_text(config: TaskConfig, data_dir: Path | None) -> Texts:
         raise UsageError("the task 'text' needs a path: a text file, or a folder of .txt files.")
     documents = read_documents(Path(config.path).expanduser())
     if len(documents) < 3:
-        raise InputFileError(
-            f"{config.path} holds too little text: {len(documents)} documents, expected at least 3."
-        )
+        raise InputFileError(f"{config.path} holds too little text: {len(documents)} documents, expected at least 3.")
     train, held_out = split_tail(documents, max(len(documents) // 10, 1))
-    return Texts(
-        train, None, held_out, f"own text {Path(config.path).name}: eval the last tenth of the documents"
-    )
+    return Texts(train, None, held_out, f"own text {Path(config.path).name}: eval the last tenth of the documents")
 
 
 def read_documents(path: Path) -> list[str]:

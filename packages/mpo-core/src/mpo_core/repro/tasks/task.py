@@ -103,7 +103,7 @@ def hub_dataset(path: str, name: str | None, data_dir: Path | None, **options: A
         looked = f"it is not under {data_dir}" if data_dir else f"no --data-dir or {DATA_VARIABLE} is set"
         raise InputFileError(
             f"the data set {label} cannot be had: {looked}, and on the Hugging Face hub: {why_not()}. "
-            f"Set {DATA_VARIABLE} to a folder that has it, or go online."
+            f"Give --data-dir (or set {DATA_VARIABLE}) to a folder that has it, or go online."
         ) from error
 
 
@@ -122,9 +122,7 @@ def carve_select(train: Sequence[Item], size: int | None) -> tuple[list[Item], l
     """
     count = size if size is not None else min(max(len(train) // 10, 1), 500)
     if count >= len(train):
-        raise UsageError(
-            f"select_size {count} leaves nothing of {len(train)} training examples: take a smaller one."
-        )
+        raise UsageError(f"select_size {count} leaves nothing of {len(train)} training examples: take a smaller one.")
     chosen = set(_sample(len(train), count, SPLIT_SEED))
     rest = [item for index, item in enumerate(train) if index not in chosen]
     return rest, [train[index] for index in sorted(chosen)]
@@ -174,7 +172,5 @@ def _data_folder(data_dir: Path | None) -> Path | None:
     folder = Path(value).expanduser()
     if not folder.is_dir():
         origin = "--data-dir" if data_dir is not None else DATA_VARIABLE
-        raise InputFileError(
-            f"{origin} names {folder}, which is not a folder: expected one with glue/, ptb/, ..."
-        )
+        raise InputFileError(f"{origin} names {folder}, which is not a folder: expected one with glue/, ptb/, ...")
     return folder
