@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from mpo_core.errors import UsageError
 from mpo_core.repro.atomic import (
     new_folder,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from mpo_core.errors import DivergedError, InputFileError, UsageError
 from mpo_core.repro.models import load_model, load_tokenizer
 from mpo_core.repro.tasks import (
@@ -19,7 +21,6 @@ from mpo_core.repro.tasks import (
     evaluate_task,
 )
 from mpo_core.repro.tasks.language_modelling import read_documents
-from torch import nn
 
 STORIES = Path(__file__).resolve().parents[4] / "shared" / "models" / "stories260k"
 needs_stories = [

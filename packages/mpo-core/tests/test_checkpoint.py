@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
 from mpo_core.errors import ManifestError, UsageError
 from mpo_core.repro.checkpoint import (
     TrainingState,
@@ -17,7 +19,6 @@ from mpo_core.repro.checkpoint import (
     restore_model,
     save_checkpoint,
 )
-from torch import nn
 
 
 class Tied(nn.Module):

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from mpo_core.errors import InputFileError
 from mpo_core.repro.claims import GreaterCheck, LimitCheck, NotWorseCheck, ValueCheck, load_claims
 from mpo_core.repro.paper import Paper

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+
 from mpo_core.errors import InputFileError
 from mpo_core.repro.claims import Claim, ClaimsFile
 from mpo_core.repro.compare import compare, find_records, select_records

@@ -4,11 +4,12 @@ import importlib
 import math
 import pkgutil
 
-import mpo_core
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import mpo_core
 from mpo_core import BondError, MPOShape, NonFiniteError, ShapeError, UsageError, decompose, error_bound
 
 GAUGES = ("symmetric", "left", "right", "central", "identity")

@@ -10,6 +10,7 @@ import time
 from itertools import pairwise
 
 import pytest
+
 from mpo_core.repro.config import TaskConfig
 from mpo_core.repro.tasks import load_task
 from mpo_core.repro.tasks.doctext import ORIGINS, collect_documents, sentences, split_documents

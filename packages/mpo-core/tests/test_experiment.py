@@ -7,11 +7,12 @@ from typing import Literal
 
 import pytest
 import yaml
+from pydantic import Field
+
 from mpo_core.errors import InputFileError, UsageError
 from mpo_core.repro.config import ArmConfig, StrictModel, StudyConfig, TrainingConfig
 from mpo_core.repro.experiment import check_paper, list_experiments, load_experiment, resolve
 from mpo_core.repro.paper import Paper
-from pydantic import Field
 
 
 class Compression(StrictModel):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+
 from mpo_core.errors import InputFileError, UsageError
 from mpo_core.repro.config import TaskConfig
 from mpo_core.repro.tasks import load_task

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mpo_core
 import pytest
+
+import mpo_core
 
 PACKAGE = Path(mpo_core.__file__).parent
 FLOOR = sorted(path for path in PACKAGE.rglob("*.py") if "repro" not in path.relative_to(PACKAGE).parts[:1])

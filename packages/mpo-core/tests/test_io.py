@@ -9,12 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from mpo_core.errors import ManifestError, UsageError
-from mpo_core.io import load_mpo, read_manifest, save_mpo
-from mpo_core.layers import MPOEmbedding, MPOLinear
-from mpo_core.roles import count_parameters, freeze_cores
-from mpo_core.shapes import MPOShape
-from mpo_core.surgery import find_targets, merge_modules, mpo_layers, replace_modules
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -32,6 +26,13 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+
+from mpo_core.errors import ManifestError, UsageError
+from mpo_core.io import load_mpo, read_manifest, save_mpo
+from mpo_core.layers import MPOEmbedding, MPOLinear
+from mpo_core.roles import count_parameters, freeze_cores
+from mpo_core.shapes import MPOShape
+from mpo_core.surgery import find_targets, merge_modules, mpo_layers, replace_modules
 
 MODELS = Path(os.environ.get("MPO_MODELS") or Path(__file__).parents[4] / "shared" / "models")
 STORIES = MODELS / "stories260k"

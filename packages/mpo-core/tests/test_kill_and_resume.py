@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from mpo_core.repro.paper import Paper
 from mpo_core.repro.runner import start_run
 

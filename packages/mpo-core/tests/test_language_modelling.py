@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from mpo_core.errors import InputFileError, UsageError
 from mpo_core.repro.config import TaskConfig
 from mpo_core.repro.tasks import load_task

@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
-from mpo_core import MPOEmbedding, MPOLinear, MPOShape, NonFiniteError, ShapeError, UsageError, decompose
-from mpo_core.testing import LayerContract
 from torch import nn
 from transformers.pytorch_utils import Conv1D
+
+from mpo_core import MPOEmbedding, MPOLinear, MPOShape, NonFiniteError, ShapeError, UsageError, decompose
+from mpo_core.testing import LayerContract
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from mpo_core.errors import DivergedError, UsageError
 from mpo_core.repro.metrics import compute_metrics, perplexity
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import BertConfig, LlamaConfig, LlamaForCausalLM
+
 from mpo_core.errors import InputFileError, MissingPartError, UsageError
 from mpo_core.repro import hub, models
 from mpo_core.repro.models import build_model, load_model, load_tokenizer, resolve_model
-from transformers import BertConfig, LlamaConfig, LlamaForCausalLM
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "models"
 TINY = LlamaConfig(

@@ -8,6 +8,7 @@ import quimb.tensor as qtn
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mpo_core import MPO, MPOShape, NonFiniteError, ShapeError, UsageError, canonical_cores, decompose
 from mpo_core.contraction import contract_rows, contraction_tree
 

@@ -5,9 +5,10 @@ from copy import deepcopy
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from mpo_core.errors import UsageError
 from mpo_core.optim import swap_parameters
-from torch import Tensor, nn
 
 Factory = Callable[..., torch.optim.Optimizer]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mpo_core.errors import BondError, MissingPartError, MPOError, UsageError
 from mpo_core.repro.pool import run_jobs, usable_cores
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+
 from mpo_core.errors import InputFileError, NonFiniteError
 from mpo_core.repro.record import (
     SCHEMA_VERSION,
@@ -22,7 +24,6 @@ from mpo_core.repro.record import (
     read_trial_record,
     write_record,
 )
-from pydantic import ValidationError
 
 
 def trial(**changes: Any) -> TrialRecord:

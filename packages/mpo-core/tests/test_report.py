@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+
 from mpo_core.repro.claims import ClaimsFile
 from mpo_core.repro.compare import VERDICTS, compare
 from mpo_core.repro.paper import Paper

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from mpo_core.errors import InputFileError, UsageError
 from mpo_core.repro.config import ArmConfig, StudyConfig
 from mpo_core.repro.lock import folder_lock

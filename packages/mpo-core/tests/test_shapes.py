@@ -5,6 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mpo_core import BondError, MPOError, MPOShape, ShapeError, factorize, padded_size
 
 sizes, counts = st.integers(1, 40000), st.integers(1, 9)

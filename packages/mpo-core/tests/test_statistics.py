@@ -6,8 +6,9 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mpo_core.repro.statistics import mean_sd, non_inferiority_p, one_sided_p, paired_test
 from scipy import stats
+
+from mpo_core.repro.statistics import mean_sd, non_inferiority_p, one_sided_p, paired_test
 
 A = {0: 0.80, 1: 0.83, 2: 0.79, 3: 0.85, 4: 0.82}
 B = {0: 0.78, 1: 0.80, 2: 0.80, 3: 0.81, 4: 0.79, 9: 0.1}

@@ -7,12 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from mpo_core.errors import NonFiniteError, ShapeError, UsageError
-from mpo_core.layers import MPOEmbedding, MPOLinear
-from mpo_core.optim import swap_parameters
-from mpo_core.roles import count_parameters
-from mpo_core.shapes import MPOShape
-from mpo_core.surgery import find_targets, merge_modules, mpo_layers, replace_modules
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from transformers import (
@@ -30,6 +24,13 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 from transformers.pytorch_utils import Conv1D
+
+from mpo_core.errors import NonFiniteError, ShapeError, UsageError
+from mpo_core.layers import MPOEmbedding, MPOLinear
+from mpo_core.optim import swap_parameters
+from mpo_core.roles import count_parameters
+from mpo_core.shapes import MPOShape
+from mpo_core.surgery import find_targets, merge_modules, mpo_layers, replace_modules
 
 MODELS = Path(os.environ.get("MPO_MODELS") or Path(__file__).parents[4] / "shared" / "models")
 STORIES = MODELS / "stories260k"

@@ -1,12 +1,13 @@
 import pytest
-from mpo_core import UsageError
-from mpop.baselines import train_last_layers
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
 )
+
+from mpo_core import UsageError
+from mpop.baselines import train_last_layers
 
 
 def bert():

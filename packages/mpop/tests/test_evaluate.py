@@ -1,4 +1,5 @@
 import torch
+
 from mpo_core import decompose
 from mpop.evaluate import bound_metrics, central_entropy_share, random_matrices
 

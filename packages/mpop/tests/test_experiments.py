@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from mpo_core.repro.claims import load_claims
 from mpo_core.repro.compare import compare
 from mpo_core.repro.config import SCALES

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mpo_core import MPOShape, UsageError, decompose
 from mpop.method import PAPER_FACTORS, bond_for_parameters, bonds_for_tolerance, cap_for, paper_shape
 

@@ -5,9 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from mpo_core import ManifestError, MPOEmbedding, MPOLinear, UsageError, count_parameters, mpo_layers
-from mpop.config import Compression
-from mpop.model import compress_model, load_compressed, merge_compressed, save_compressed
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -18,6 +15,10 @@ from transformers import (
     GPT2LMHeadModel,
     PreTrainedModel,
 )
+
+from mpo_core import ManifestError, MPOEmbedding, MPOLinear, UsageError, count_parameters, mpo_layers
+from mpop.config import Compression
+from mpop.model import compress_model, load_compressed, merge_compressed, save_compressed
 
 IDS = torch.tensor([[5, 17, 3, 90, 44], [1, 2, 80, 80, 9]])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from mpo_core.repro import cli as repro_cli
 from mpo_core.repro.models import resolve_model
 from mpop import cli as mpop_cli

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from mpo_core import UsageError
 from transformers import PreTrainedModel
+
+from mpo_core import UsageError
 
 LAYER_LISTS = ("encoder.layer", "transformer.layer", "layers", "h", "encoder.albert_layer_groups")
 """Where transformers' backbones keep their blocks (BERT, DistilBERT, Llama, GPT-2, ALBERT)."""

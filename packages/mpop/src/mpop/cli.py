@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from mpo_core.repro.cli import paper_app, run_app
 
+from mpo_core.repro.cli import paper_app, run_app
 from mpop.paper import PAPER
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face folder, a hub name, or minilm.")]

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
+from rich.table import Table
+
 from mpo_core import UsageError, entanglement_entropy, error_bound, mpo_layers
 from mpo_core.repro.atomic import write_json_atomic
 from mpo_core.repro.commands import new_console
 from mpo_core.repro.models import load_model, load_tokenizer, resolve_model
-from pydantic import ValidationError
-from rich.table import Table
-
 from mpop.config import DEFAULT_EXCLUDE, Compression
 from mpop.model import (
     CompressionReport,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from mpo_core.repro.config import ArmConfig, StrictModel, StudyConfig, TaskConfig, TrainingConfig
 from pydantic import Field, model_validator
+
+from mpo_core.repro.config import ArmConfig, StrictModel, StudyConfig, TaskConfig, TrainingConfig
 
 DEFAULT_EXCLUDE = (
     "*position_embeddings", "*token_type_embeddings", "*wpe", "*embedding_hidden_mapping_in",

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
+from torch import Tensor
+
 from mpo_core import MPO, entanglement_entropy, error_bound
 from mpo_core.repro.record import Measurement
-from torch import Tensor
 
 ROUNDING = 1e-9
 """Relative slack of a bound in float64 arithmetic."""

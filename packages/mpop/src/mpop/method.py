@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from jaxtyping import Float
-from mpo_core import MPOShape, UsageError
 from torch import Tensor
+
+from mpo_core import MPOShape, UsageError
 
 PAPER_FACTORS: dict[tuple[int, int], tuple[tuple[int, ...], tuple[int, ...]]] = {
     (768, 768): ((3, 4, 4, 4, 4), (4, 4, 4, 4, 3)),

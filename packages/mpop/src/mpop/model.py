@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
 from mpo_core import (
     InputFileError,
     MPOShape,
@@ -21,11 +23,9 @@ from mpo_core import (
     save_mpo,
 )
 from mpo_core.repro.atomic import new_folder
-from mpo_core.repro.models import build_model, load_tokenizer
+from mpo_core.repro.models import build_model, load_tokenizer, quiet_transformers
 from mpo_core.surgery import Replacement
 from mpo_core.targets import Target
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-
 from mpop.config import Compression
 from mpop.method import bond_for_parameters, bonds_for_tolerance, cap_for, paper_shape
 
@@ -137,7 +137,7 @@ def merge_compressed(folder: str | Path, out: str | Path) -> PreTrainedModel:
     refuse_existing(Path(out))
     model = load_compressed(folder)
     merge_modules(model)
-    with _new_output(Path(out)) as inside:
+    with _new_output(Path(out)) as inside, quiet_transformers():
         model.save_pretrained(inside)
         with suppress(InputFileError):  # saved without a tokenizer
             load_tokenizer(str(folder)).save_pretrained(inside)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig, PreTrainedModel
+
 from mpo_core import UsageError, count_parameters, decompose, find_targets, freeze_cores
 from mpo_core.repro.models import build_model, load_model, load_tokenizer
 from mpo_core.repro.record import Measurement, ParameterCount, TrialRecord
 from mpo_core.repro.tasks import TextBatches, encode_split, evaluate_task, load_task
 from mpo_core.repro.training import fit
 from mpo_core.repro.trial import Trial
-from transformers import AutoConfig, PreTrainedModel
-
 from mpop.baselines import train_last_layers
 from mpop.config import Arm, Compression, Config
 from mpop.evaluate import bound_metrics, central_entropy_share, random_matrices

@@ -71,6 +71,8 @@ def run_app(app: typer.Typer) -> None:
     """Run a command line; an expected error is one sentence on stderr and an exit code (`--debug`: a traceback)."""
     debug = DEBUG_FLAG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != DEBUG_FLAG]
+    # Threads that spin while they wait cost several times the CPU time where cores are shared; read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         app()

@@ -100,7 +100,7 @@ def load_model(
     with _readable(name, location):
         config = _config(location, head, num_labels)
         factory = _factory(config, head)
-        with torch.random.fork_rng(devices=[]), _quiet_transformers():
+        with torch.random.fork_rng(devices=[]), quiet_transformers():
             torch.default_generator.manual_seed(seed)  # of the CPU alone, where weights are made
             model, info = factory.from_pretrained(
                 location,
@@ -144,7 +144,7 @@ def build_model(
         with (
             torch.random.fork_rng(devices=[]),
             torch.device("meta" if meta else "cpu"),
-            _quiet_transformers(),
+            quiet_transformers(),
         ):
             torch.default_generator.manual_seed(seed)  # of the CPU alone, where weights are made
             return _factory(full, head).from_config(full, trust_remote_code=False).eval()
@@ -161,7 +161,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     location = str(_locate(name))
-    with _readable(name, location, "tokenizer"), _quiet_transformers():
+    with _readable(name, location, "tokenizer"), quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     if not len(tokenizer):
         raise InputFileError(f"{name} holds no tokenizer: expected tokenizer.json or vocabulary files there.")
@@ -324,7 +324,7 @@ def _one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Silence the loading report and progress bar of transformers within the block."""
     from transformers.utils import logging as chatter
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
+
 from mpo_core.repro.config import StudyConfig
 from mpo_core.repro.record import Measurement, ParameterCount, TrialRecord
 from mpo_core.repro.training import fit
 from mpo_core.repro.trial import Trial
-from torch import Tensor, nn
 
 from .config import Config
 
