@@ -17,6 +17,8 @@ from mpop.paper import PAPER
 EXPERIMENTS = sorted(list_experiments(PAPER))
 DATA = Path(os.environ.get("MPO_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
+STORIES = DATA.parent / "models" / "stories260k"
+
 
 def parameters(record, arm) -> ParameterCount:
     (trial,) = record.final(arm)
@@ -80,3 +82,15 @@ def test_the_glue_experiments_run_on_real_data(name, tmp_path, monkeypatch):
     record = run(name, tmp_path, overrides=choices)
     assert all(trial.metrics["accuracy"].n == 16 for trial in record.trials)
     assert {trial.stage for trial in record.trials} == {"final"}
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not STORIES.is_dir(), reason="no stories260k beside the data sets (set MPO_DATA)")
+def test_a_trained_decoder_is_tuned_on_running_text(tmp_path):
+    choices = [f"model={STORIES}", "task.name=doctext-lm", "select_metric=perplexity", "select_lower=true"]
+    record = run("doctext", tmp_path, overrides=[*choices, "task.eval_size=8"])
+    perplexities = {trial.arm: trial.metrics["perplexity"].value for trial in record.trials}
+    assert all(1 < value < 512 for value in perplexities.values())  # below a uniform guess of the 512 tokens
+    assert perplexities["lfa"] < perplexities["direct"]
+    lfa = parameters(record, "lfa")
+    assert lfa.trained < 0.2 * lfa.total

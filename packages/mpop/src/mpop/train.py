@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
-from mpo_core import UsageError, count_parameters, decompose, find_targets, freeze_cores
+from mpo_core import DivergedError, UsageError, count_parameters, decompose, find_targets, freeze_cores
 from mpo_core.repro.models import build_model, load_model, load_tokenizer
 from mpo_core.repro.record import Measurement, ParameterCount, TrialRecord
 from mpo_core.repro.tasks import TextBatches, encode_split, evaluate_task, load_task
@@ -70,8 +70,10 @@ def _finetune(trial: Trial, arm: Arm, config: Config, folder: Path) -> dict[str,
         raise UsageError("a finetune study needs a task.")
     task = load_task(config.task)
     tokenizer = load_tokenizer(config.model)
-    head = "causal-lm" if task.kind == "language-modelling" else "classification"
-    model = load_model(config.model, head, num_labels=task.num_labels, seed=trial.seed)
+    if task.kind == "language-modelling":
+        model = load_model(config.model, "causal-lm", seed=trial.seed)
+    else:
+        model = load_model(config.model, "classification", num_labels=task.num_labels, seed=trial.seed)
     notes = apply_arm(model, arm)
     counts = count_parameters(model)
     status, series = "completed", []
@@ -82,9 +84,13 @@ def _finetune(trial: Trial, arm: Arm, config: Config, folder: Path) -> dict[str,
         )
         fitted = fit(model, batches, config.training, learning_rate=trial.learning_rate, seed=trial.seed, folder=folder)
         status, series = fitted.status, fitted.series
-    judged = encode_split(task, trial.split, tokenizer, config.task.max_length)
-    diverged = status == "diverged"
-    metrics = {} if diverged else evaluate_task(model, judged, task, config.training.batch_size, trial.split)
+    metrics: dict[str, Measurement] = {}
+    if status == "completed":
+        judged = encode_split(task, trial.split, tokenizer, config.task.max_length)
+        try:
+            metrics = evaluate_task(model, judged, task, config.training.batch_size, trial.split)
+        except DivergedError as error:
+            status, notes = "diverged", [*notes, str(error)]
     return {
         "status": status,
         "parameters": ParameterCount(total=counts.total, trained=counts.trained),
