@@ -81,7 +81,7 @@ def test_nan_is_never_written_and_the_old_file_stays(tmp_path: Path, changes: di
 
 
 def test_a_diverged_trial_carries_no_metrics() -> None:
-    with pytest.raises(ValidationError, match="diverged, so it cannot carry metrics"):
+    with pytest.raises(ValidationError, match="a diverged trial cannot carry metrics"):
         trial(status="diverged")
 
 

@@ -1,18 +1,15 @@
-"""One trial: a configuration and an arm in, a record out."""
+"""One trial: a configuration and an arm in, its outcome out."""
 
 from __future__ import annotations
 
-import resource
-import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from mpo_core import DivergedError, UsageError, count_parameters, decompose, find_targets, freeze_cores
 from mpo_core.repro.models import build_model, load_model, load_tokenizer
-from mpo_core.repro.record import Measurement, ParameterCount, TrialRecord
+from mpo_core.repro.record import Measurement, ParameterCount, TrialOutcome
 from mpo_core.repro.tasks import TextBatches, encode_split, evaluate_task, load_task
 from mpo_core.repro.training import fit
 from mpo_core.repro.trial import Trial
@@ -22,10 +19,9 @@ from mpop.evaluate import bound_metrics, central_entropy_share, random_matrices
 from mpop.model import compress_model
 
 RANDOM_MATRICES = 60
-KIB = 1024
 
 
-def run_trial(trial: Trial, config: Config, folder: Path) -> TrialRecord:
+def run_trial(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
     """Run one trial of an MPOP experiment.
 
     Args:
@@ -33,19 +29,12 @@ def run_trial(trial: Trial, config: Config, folder: Path) -> TrialRecord:
         config: the experiment at its scale.
         folder: the trial's own folder, for checkpoints and ``log.jsonl``.
     """
-    started = time.perf_counter()
     arm = config.arms[trial.arm]
-    study = {"finetune": _finetune, "count": _count, "truncate": _truncate}[config.study]
-    outcome = study(trial, arm, config, folder)
-    return TrialRecord(
-        arm=trial.arm,
-        seed=trial.seed,
-        learning_rate=trial.learning_rate,
-        stage=trial.stage,
-        seconds=time.perf_counter() - started,
-        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
-        **outcome,
-    )
+    if config.study == "count":
+        return _count(arm)
+    if config.study == "truncate":
+        return _truncate(trial, arm, config)
+    return _finetune(trial, arm, config, folder)
 
 
 def apply_arm(model: PreTrainedModel, arm: Arm) -> list[str]:
@@ -64,7 +53,7 @@ def apply_arm(model: PreTrainedModel, arm: Arm) -> list[str]:
     return notes
 
 
-def _finetune(trial: Trial, arm: Arm, config: Config, folder: Path) -> dict[str, Any]:
+def _finetune(trial: Trial, arm: Arm, config: Config, folder: Path) -> TrialOutcome:
     """Fine-tune on the task, and judge on the trial's split."""
     if config.task is None:
         raise UsageError("a finetune study needs a task.")
@@ -91,30 +80,24 @@ def _finetune(trial: Trial, arm: Arm, config: Config, folder: Path) -> dict[str,
             metrics = evaluate_task(model, judged, task, config.training.batch_size, trial.split)
         except DivergedError as error:
             status, notes = "diverged", [*notes, str(error)]
-    return {
-        "status": status,
-        "parameters": ParameterCount(total=counts.total, trained=counts.trained),
-        "metrics": metrics,
-        "series": series,
-        "notes": notes,
-    }
+    parameters = ParameterCount(total=counts.total, trained=counts.trained)
+    return TrialOutcome(status=status, parameters=parameters, metrics=metrics, series=series, notes=notes)
 
 
-def _count(trial: Trial, arm: Arm, config: Config, folder: Path) -> dict[str, Any]:
+def _count(arm: Arm) -> TrialOutcome:
     """Count the parameters of an architecture on the meta device: no weights, no decomposition."""
     architecture = dict(arm.architecture or {})
     model = build_model(AutoConfig.for_model(**architecture), "backbone", meta=True)
     notes = apply_arm(model, arm)
     counts = count_parameters(model)
-    return {
-        "status": "completed",
-        "parameters": ParameterCount(total=counts.total, trained=counts.trained),
-        "metrics": {"trained_share": Measurement(value=counts.trained / counts.total)},
-        "notes": notes,
-    }
+    return TrialOutcome(
+        parameters=ParameterCount(total=counts.total, trained=counts.trained),
+        metrics={"trained_share": Measurement(value=counts.trained / counts.total)},
+        notes=notes,
+    )
 
 
-def _truncate(trial: Trial, arm: Arm, config: Config, folder: Path) -> dict[str, Any]:
+def _truncate(trial: Trial, arm: Arm, config: Config) -> TrialOutcome:
     """Measure truncation errors, bounds and entropies in float64."""
     compression = arm.compression or Compression()
     if arm.matrices == "random":
@@ -124,16 +107,13 @@ def _truncate(trial: Trial, arm: Arm, config: Config, folder: Path) -> dict[str,
         targets = find_targets(model, compression.include, compression.exclude)
         matrices = [target.matrix.detach() for target in targets]
     mpos = [decompose(matrix, n=compression.n) for matrix in matrices]
-    first = max(range(len(mpos)), key=lambda index: matrices[index].numel())
-    spectra = mpos[first].bond_spectra()
-    return {
-        "status": "completed",
-        "metrics": {
+    largest = max(mpos, key=lambda mpo: mpo.shape.rows * mpo.shape.cols)
+    spectra = largest.bond_spectra()
+    return TrialOutcome(
+        metrics={
             **bound_metrics(mpos, config.cases, trial.seed),
             "central_entropy_share": central_entropy_share(mpos),
         },
-        "arrays": {f"Schmidt values/bond {k}": spectrum.tolist() for k, spectrum in enumerate(spectra, start=1)},
-        "notes": [
-            f"spectra of a {matrices[first].shape[0]} x {matrices[first].shape[1]} matrix, the first of the largest"
-        ],
-    }
+        arrays={f"Schmidt values/bond {k}": spectrum.tolist() for k, spectrum in enumerate(spectra, start=1)},
+        notes=[f"Schmidt values of a {largest.shape.rows} x {largest.shape.cols} matrix, the first of the largest"],
+    )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpo_core.repro.config import StudyConfig
-    from mpo_core.repro.record import TrialRecord
+    from mpo_core.repro.record import TrialOutcome
     from mpo_core.repro.trial import Trial
 
 ENTRY_POINT_GROUP = "mpo_core.papers"
@@ -59,8 +59,8 @@ class Paper:
         return importlib.import_module(f"{self.package}.config").Config
 
     @property
-    def run_trial(self) -> Callable[[Trial, StudyConfig, Path], TrialRecord]:
-        """The package's ``<package>.train.run_trial``: one trial in, one trial record out."""
+    def run_trial(self) -> Callable[[Trial, StudyConfig, Path], TrialOutcome]:
+        """The package's ``<package>.train.run_trial``: one trial in, its outcome out."""
         return importlib.import_module(f"{self.package}.train").run_trial
 
 

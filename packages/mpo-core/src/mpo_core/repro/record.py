@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -44,20 +44,14 @@ class ParameterCount(StrictModel):
     trained: int
 
 
-class TrialRecord(StrictModel):
-    """What one trial measured.
+class TrialOutcome(StrictModel):
+    """What a paper's ``run_trial`` gives back; the runner adds what it knows itself and makes a `TrialRecord` of it.
 
     ``arrays`` holds what plots need beyond numbers and series (bond spectra, for example): name -> numbers.
     A name ``group/label`` draws the arrays of a group into one plot.
     """
 
-    arm: str
-    seed: int
-    learning_rate: float | None
-    stage: Literal["sweep", "final"]
-    status: Literal["completed", "diverged"]
-    seconds: float
-    peak_memory_bytes: int
+    status: Literal["completed", "diverged"] = "completed"
     parameters: ParameterCount | None = None
     metrics: dict[str, Measurement] = Field(default_factory=dict)
     series: list[SeriesPoint] = Field(default_factory=list)
@@ -65,10 +59,21 @@ class TrialRecord(StrictModel):
     notes: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
-    def _diverged_reports_no_figure(self) -> TrialRecord:
+    def _diverged_reports_no_figure(self) -> Self:
         if self.status == "diverged" and self.metrics:
-            raise ValueError(f"trial {self.arm!r} seed {self.seed} diverged, so it cannot carry metrics")
+            raise ValueError("a diverged trial cannot carry metrics")
         return self
+
+
+class TrialRecord(TrialOutcome):
+    """One trial: which it was, what came out, and what it cost in time (seconds) and memory (peak of its process)."""
+
+    arm: str
+    seed: int
+    learning_rate: float | None
+    stage: Literal["sweep", "final"]
+    seconds: float
+    peak_memory_bytes: int
 
 
 class Environment(StrictModel):

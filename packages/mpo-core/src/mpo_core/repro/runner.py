@@ -16,7 +16,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mpo_core.errors import InputFileError, MPOError, UsageError
+from mpo_core.errors import InputFileError, UsageError
 from mpo_core.repro.atomic import new_folder, write_json_atomic
 from mpo_core.repro.config import Scale, StrictModel, StudyConfig
 from mpo_core.repro.experiment import load_experiment, resolve
 from mpo_core.repro.lock import folder_lock
+from mpo_core.repro.memory import peak_memory_bytes, reset_peak_memory
 from mpo_core.repro.paper import Paper, get_paper
 from mpo_core.repro.plan import choose_learning_rates, diverged_arms, plan_final, plan_sweep
 from mpo_core.repro.pool import Backend, JobPool
@@ -198,17 +199,18 @@ def execute_run(
 
 
 def execute_trial(job: TrialJob) -> TrialRecord:
-    """Run one trial, or what is missing of it, and write its record: the function that workers call.
-
-    Raises:
-        MPOError: the record that the paper package returned is another trial's.
-    """
+    """Run one trial, or what is missing of it, and write its record: the function that workers call."""
     job.folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(job.folder, wait_seconds=ORPHAN_SECONDS):
-        record = job.paper.run_trial(job.trial, job.config, job.folder)
-        made = Trial(record.arm, record.seed, record.learning_rate, record.stage)
-        if made != job.trial:
-            raise MPOError(f"{job.paper.name} returned the record of trial {made.key} for {job.trial.key}.")
+        started = time.monotonic()
+        reset_peak_memory()
+        outcome = job.paper.run_trial(job.trial, job.config, job.folder)
+        record = TrialRecord(
+            **asdict(job.trial),
+            seconds=time.monotonic() - started,
+            peak_memory_bytes=peak_memory_bytes(),
+            **dict(outcome),
+        )
         write_record(record, job.folder / "record.json")
         if not job.keep_checkpoints:
             for checkpoints in sorted(job.folder.rglob("checkpoints")):

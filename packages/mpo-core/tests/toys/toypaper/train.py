@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mpo_core.repro.config import StudyConfig
-from mpo_core.repro.record import Measurement, ParameterCount, TrialRecord
+from mpo_core.repro.record import Measurement, ParameterCount, TrialOutcome
 from mpo_core.repro.training import fit
 from mpo_core.repro.trial import Trial
 
@@ -68,11 +68,10 @@ def make_model(seed: int, hidden: int = 8, dropout: float = 0.2, freeze: bool = 
     return model
 
 
-def run_trial(trial: Trial, config: StudyConfig, folder: Path) -> TrialRecord:
-    """One trial in, one record out."""
+def run_trial(trial: Trial, config: StudyConfig, folder: Path) -> TrialOutcome:
+    """One trial in, its outcome out."""
     if not isinstance(config, Config):
         raise TypeError(type(config))
-    started = time.monotonic()
     arm = config.arms[trial.arm]
     model = make_model(trial.seed, arm.hidden, config.dropout, arm.freeze)
     batches = ToyBatches(trial.seed, config.training.batch_size, delay=config.delay)
@@ -85,14 +84,8 @@ def run_trial(trial: Trial, config: StudyConfig, folder: Path) -> TrialRecord:
     with torch.no_grad():
         loss = model(batches.x, batches.y).loss.item()
     metrics = {"mse": Measurement(value=loss, n=len(batches.x), split=trial.split)} if status == "completed" else {}
-    return TrialRecord(
-        arm=trial.arm,
-        seed=trial.seed,
-        learning_rate=rate,
-        stage=trial.stage,
+    return TrialOutcome(
         status=status,
-        seconds=time.monotonic() - started,
-        peak_memory_bytes=1,
         parameters=ParameterCount(
             total=sum(p.numel() for p in model.parameters()),
             trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
