@@ -120,8 +120,8 @@ def test_package_passes_its_own_tests(made: Path, installed: Path, tmp_path: Pat
         tmp_path,
         "-p",
         "no:cacheprovider",
-        "-p",
-        "no:xdist",
+        "-n",
+        "0",
     )
     assert " passed" in run(installed, "-m", "pytest", "-q", *settings, tests, cwd=tmp_path)
 
