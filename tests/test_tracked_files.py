@@ -81,7 +81,7 @@ def test_the_patterns_find_what_they_are_for(pattern: re.Pattern[str], planted: 
     assert found(pattern, {"planted": planted}) == [f"planted:1: {planted}"]
 
 
-@pytest.mark.parametrize("innocent", ["https:" + "//example.org/home/page", "../work/tree", "a/root/b"])
+@pytest.mark.parametrize("innocent", ["https:" + "//example.org/home/page", "../home/tree", "a/root/b"])
 def test_the_patterns_leave_relative_paths_and_addresses_alone(innocent: str):
     assert found(INDEX_HOST, {"x": innocent}) + found(MACHINE_PATH, {"x": innocent}) == []
 
