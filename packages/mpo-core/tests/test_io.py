@@ -27,9 +27,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from mpo_core.embedding import MPOEmbedding
 from mpo_core.errors import ManifestError, UsageError
 from mpo_core.io import load_mpo, read_manifest, save_mpo
-from mpo_core.layers import MPOEmbedding, MPOLinear
+from mpo_core.linear import MPOLinear
 from mpo_core.roles import count_parameters, freeze_cores
 from mpo_core.shapes import MPOShape
 from mpo_core.surgery import find_targets, merge_modules, mpo_layers, replace_modules

@@ -214,7 +214,7 @@ def test_forward_never_builds_the_table(monkeypatch):
     def refuse(*_: object) -> None:
         raise AssertionError("the table was built")
 
-    monkeypatch.setattr("mpo_core.layers.contract_matrix", refuse)
+    monkeypatch.setattr("mpo_core.layer.contract_matrix", refuse)
     layer(torch.tensor([1, 2, 3]))
     with pytest.raises(AssertionError, match="table was built"):
         _ = layer.weight

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo_core import MPO, MPOShape, NonFiniteError, ShapeError, UsageError, canonical_cores, decompose
-from mpo_core.contraction import contract_rows, contraction_tree
+from mpo_core.contraction import contraction_tree
+from mpo_core.lookup import contract_rows
 
 GAUGES = ("symmetric", "left", "right", "central")
 SHAPE = MPOShape(22, 17, (2, 4, 3), (3, 3, 2))

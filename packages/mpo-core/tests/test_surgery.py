@@ -25,8 +25,9 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
+from mpo_core.embedding import MPOEmbedding
 from mpo_core.errors import NonFiniteError, ShapeError, UsageError
-from mpo_core.layers import MPOEmbedding, MPOLinear
+from mpo_core.linear import MPOLinear
 from mpo_core.optim import swap_parameters
 from mpo_core.roles import count_parameters
 from mpo_core.shapes import MPOShape

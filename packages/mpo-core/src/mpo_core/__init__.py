@@ -22,9 +22,10 @@ from mpo_core.errors import (
 
 if TYPE_CHECKING:
     from mpo_core.decomposition import decompose
+    from mpo_core.embedding import MPOEmbedding
     from mpo_core.gauge import canonical_cores
     from mpo_core.io import load_mpo, read_manifest, save_mpo
-    from mpo_core.layers import MPOEmbedding, MPOLinear
+    from mpo_core.linear import MPOLinear
     from mpo_core.mpo import MPO
     from mpo_core.optim import swap_parameters
     from mpo_core.roles import ParameterCount, count_parameters, freeze_cores, freeze_dense
@@ -73,8 +74,8 @@ __all__ = [
 # No submodule may have the name of something public: importing it would put the module in the name's place.
 _HOMES = {
     "MPO": "mpo",
-    "MPOEmbedding": "layers",
-    "MPOLinear": "layers",
+    "MPOEmbedding": "embedding",
+    "MPOLinear": "linear",
     "MPOShape": "shapes",
     "ParameterCount": "roles",
     "Replacement": "surgery",

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mpo_core.embedding import MPOEmbedding
 from mpo_core.errors import ManifestError, MPOError, UsageError
-from mpo_core.layers import MPOEmbedding
 from mpo_core.manifest import (
     MANIFEST_FILE,
     WEIGHTS_FILE,

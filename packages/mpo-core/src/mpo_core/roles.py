@@ -12,8 +12,9 @@ from typing import Literal
 
 from torch import nn
 
+from mpo_core.embedding import MPOEmbedding
 from mpo_core.errors import UsageError
-from mpo_core.layers import MPOEmbedding, MPOLinear
+from mpo_core.linear import MPOLinear
 
 Role = Literal["central", "auxiliary"]
 

@@ -9,9 +9,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from mpo_core.embedding import MPOEmbedding
 from mpo_core.errors import MPOError, ShapeError, UsageError
 from mpo_core.gauge import Gauge
-from mpo_core.layers import MPOEmbedding, MPOLinear
+from mpo_core.linear import MPOLinear
 from mpo_core.shapes import MPOShape
 from mpo_core.targets import Kind, Target, WeightGroup, find_targets, named_aliases, weight_groups
 from mpo_core.ties import drop_stale_ties, restore_ties
