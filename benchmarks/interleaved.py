@@ -136,13 +136,14 @@ def installed(distribution: str) -> str | None:
         return None
 
 
-def write_result(name: str, content: Mapping[str, Any], peers: tuple[str, ...] = ()) -> Path:
-    """Write one dated record, ``results/<name>-<date>.json``, with the machine and all versions.
+def write_result(name: str, content: Mapping[str, Any], peers: tuple[str, ...] = (), folder: Path = RESULTS) -> Path:
+    """Write one dated record, ``<name>-<date>.json``, with the machine and all versions.
 
     Args:
         name: of the benchmark.
         content: JSON-able; dataclasses are converted.
         peers: distributions whose versions are recorded; those not installed are listed as ``not installed``.
+        folder: where to; every benchmark has the option ``--out`` for it.
     """
     record = {
         "benchmark": name,
@@ -154,8 +155,8 @@ def write_result(name: str, content: Mapping[str, Any], peers: tuple[str, ...] =
         "clock": "minimum CPU time at one thread, interleaved; wall time at two threads",
         **content,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{record['date']}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{record['date']}.json"
     path.write_text(json.dumps(record, indent=1, default=_plain, allow_nan=False) + "\n", encoding="utf-8")
     return path
 

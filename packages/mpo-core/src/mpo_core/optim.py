@@ -5,6 +5,9 @@ optimizer with the old ones, so nothing that came after was trained (``docs/erra
 `swap_parameters` puts the new parameters where the old ones stood.
 """
 
+# What callers hand over is checked at run time, too.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

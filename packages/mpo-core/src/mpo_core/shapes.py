@@ -4,6 +4,9 @@ Core ``k`` of an operator has the shape ``(d_{k-1}, i_k, j_k, d_k)``; this modul
 limits of ``d``, and never sees a tensor.
 """
 
+# What callers hand over is checked at run time, too.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import math

@@ -1,12 +1,15 @@
 """Find the dense layers of a model that can be put into MPO form, by name, and those that share a weight."""
 
+# What callers hand over is checked at run time, too.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -101,7 +104,7 @@ def find_targets(
                 f"find_targets: the pattern {pattern!r} fits no linear, Conv1D or embedding layer of the"
                 f" {type(model).__name__}; it has {len(dense)} of them, the first are: {known}."
             )
-    targets = []
+    targets: list[Target] = []
     for names, module in dense:
         if _fits(names, include) and not _fits(names, exclude):
             target = as_target(names[0], module)
@@ -189,10 +192,15 @@ def weight_groups(model: nn.Module, targets: Iterable[Target]) -> list[WeightGro
     ]
 
 
+def all_names(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every name of every module, in the order of the model; a module under two names comes twice."""
+    return cast("Iterator[tuple[str, nn.Module]]", model.named_modules(remove_duplicate=False))
+
+
 def named_aliases(model: nn.Module) -> dict[int, tuple[str, ...]]:
     """Identity of every module -> all names under which the model knows it, in the order of the model."""
     found: dict[int, tuple[str, ...]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in all_names(model):
         found[id(module)] = (*found.get(id(module), ()), name)
     return found
 

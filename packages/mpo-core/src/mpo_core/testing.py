@@ -14,6 +14,7 @@ This module needs pytest, which is no requirement of mpo-core.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mpo_core.errors import NonFiniteError, ShapeError
+from mpo_core.layer import is_conv1d
+
+WEIGHTS: dict[str, Callable[[], Tensor]] = {
+    "1x1": lambda: torch.full((1, 1), -2.5, dtype=torch.float64),
+    "one-row": lambda: _normal(1, 12),
+    "one-column": lambda: _normal(12, 1),
+    "primes": lambda: _normal(13, 7),
+    "rank-two": lambda: _normal(16, 2) @ _normal(2, 18, seed=1),
+    "equal-halves": lambda: _normal(8, 18).repeat(2, 1),
+    "identity": lambda: torch.eye(16, dtype=torch.float64),
+    "zero": lambda: torch.zeros(12, 10, dtype=torch.float64),
+    "tiny": lambda: 1e-15 * _normal(12, 10),
+    "huge": lambda: 1e15 * _normal(12, 10),
+    "transposed-view": lambda: _normal(10, 12).T,
+}
+"""Matrices (rows, cols) that every layer has to stand for."""
+DEVICES = ["meta", *(["cuda"] if torch.cuda.is_available() else [])]
 BATCHES = [(), (1,), (7,), (2, 3), (2, 1, 4)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Relative error allowed per dtype: about 4 roundings of the dtype, as the cores are rounded one by one."""
@@ -45,6 +64,19 @@ class LayerContract:
             return torch.randint(layer.num_embeddings, batch, generator=generator)
         return torch.randn(*batch, layer.in_features, generator=generator, dtype=torch.float64)
 
+    def make_dense(self, weight: Tensor) -> Any:
+        """A dense layer of the twin's kind around another matrix (rows, cols), its bias at zero."""
+        dense: Any = copy.deepcopy(self.make_pair()[1])
+        rows, cols = weight.shape
+        sizes = {"in_features": cols, "out_features": rows, "nx": cols, "nf": rows}
+        for name, size in sizes.items() | {("num_embeddings", rows), ("embedding_dim", cols), ("padding_idx", None)}:
+            if hasattr(dense, name):
+                setattr(dense, name, size)
+        dense.weight = nn.Parameter(weight.T if is_conv1d(dense) else weight)
+        if getattr(dense, "bias", None) is not None:
+            dense.bias = nn.Parameter(torch.zeros(rows, dtype=weight.dtype))
+        return dense
+
     @pytest.fixture
     def layer(self) -> Any:
         """The layer of a fresh pair."""
@@ -60,6 +92,54 @@ class LayerContract:
         for name, value in expected.items():
             assert _distance(parameters[name], value) < 1e-12, name
         assert _distance(layer.weight, layer.mpo().to_matrix()) == 0
+
+    @pytest.mark.parametrize("kind", WEIGHTS)
+    def test_every_kind_of_weight(self, kind: str) -> None:
+        """Forward and gradients are finite and those of the twin, whatever the matrix."""
+        dense = self.make_dense(WEIGHTS[kind]())
+        layer = type(self.make_pair()[0]).from_dense(dense)
+        given = self.make_input(layer, (5,)).requires_grad_(not isinstance(dense, nn.Embedding))
+        output, expected = layer(given), dense(given)
+        assert torch.isfinite(output).all()
+        assert _distance(output, expected) < 1e-12
+        assert _distance(dict(layer.to_dense().named_parameters())["weight"], dense.weight) < 1e-12
+        output.sum().backward()
+        for core in layer.cores:
+            assert torch.isfinite(core.grad).all()
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")], ids=str)
+    def test_a_non_finite_weight_is_refused(self, bad: float) -> None:
+        """The message names the matrix."""
+        weight = _normal(6, 8)
+        weight[2, 3] = bad
+        with pytest.raises(NonFiniteError, match=r"`matrix` holds NaN or infinity in 1 of 48 entries"):
+            type(self.make_pair()[0]).from_dense(self.make_dense(weight))
+
+    def test_an_input_of_another_size_is_refused(self, layer: Any) -> None:
+        """Nothing is broadcast: one feature too few, or too many, or an id out of range."""
+        if hasattr(layer, "num_embeddings"):
+            wrong = [torch.tensor([0, layer.num_embeddings]), torch.tensor([-1])]
+        else:
+            sizes = {1, layer.in_features - 1, layer.in_features + 1}
+            wrong = [torch.ones(3, size, dtype=torch.float64) for size in sizes]
+        for given in wrong:
+            with pytest.raises(ShapeError):
+                layer(given)
+
+    @pytest.mark.parametrize("device", DEVICES)
+    def test_moves_to_a_device(self, layer: Any, device: str) -> None:
+        """All parameters move, and the output is there, with its shape and dtype."""
+        given = self.make_input(layer, (5,))
+        expected = layer(given)
+        layer.to(device)
+        assert {parameter.device.type for parameter in layer.parameters()} == {device}
+        if device == "meta" and hasattr(layer, "num_embeddings"):
+            return  # which ids are distinct is not known there
+        output = layer(given.to(device))
+        assert output.device.type == device
+        assert (output.shape, output.dtype) == (expected.shape, expected.dtype)
+        if device == "cuda":
+            assert _distance(output.cpu(), expected) < 1e-12
 
     @pytest.mark.parametrize("batch", BATCHES, ids=str)
     def test_forward_is_that_of_the_twin(self, batch: tuple[int, ...]) -> None:
@@ -156,6 +236,10 @@ class LayerContract:
         assert output.dtype == layer.weight.dtype == dtype
         assert {parameter.dtype for parameter in layer.to_dense().parameters()} == {dtype}
         assert _distance(output, expected) < TOLERANCE[dtype]
+
+
+def _normal(rows: int, cols: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def _distance(found: Tensor | None, expected: Tensor | None) -> float:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
+
+from mpo_core.targets import all_names
 
 _LISTS = ("_tied_weights_keys", "all_tied_weights_keys")
 _KEPT = "_tied_weights_keys_before_mpo"
@@ -25,8 +27,8 @@ def drop_stale_ties(model: nn.Module, is_decomposed: Callable[[nn.Module], bool]
     for owner in _owners(model):
         gone = [f"{name}.weight" for name in _decomposed_names(owner, is_decomposed)]
         for attribute in _LISTS:
-            listed = getattr(owner, attribute, None)
-            if not isinstance(listed, Mapping):
+            listed = _listed(owner, attribute)
+            if listed is None:
                 continue
             kept = {t: s for t, s in listed.items() if not _names_any(t, gone) and not _names_any(s, gone)}
             if len(kept) < len(listed):
@@ -43,11 +45,17 @@ def restore_ties(model: nn.Module, is_decomposed: Callable[[nn.Module], bool]) -
 
 
 def _owners(model: nn.Module) -> list[nn.Module]:
-    return [m for m in model.modules() if any(isinstance(getattr(m, a, None), Mapping) for a in _LISTS)]
+    return [m for m in model.modules() if any(_listed(m, a) is not None for a in _LISTS)]
+
+
+def _listed(owner: nn.Module, attribute: str) -> Mapping[str, str] | None:
+    """The tie list of a module; it is a mapping in transformers 5, a list in older models."""
+    found = getattr(owner, attribute, None)
+    return cast("Mapping[str, str]", found) if isinstance(found, Mapping) else None
 
 
 def _decomposed_names(owner: nn.Module, is_decomposed: Callable[[nn.Module], bool]) -> list[str]:
-    return [name for name, m in owner.named_modules(remove_duplicate=False) if is_decomposed(m)]
+    return [name for name, m in all_names(owner) if is_decomposed(m)]
 
 
 def _names_any(pattern: Any, names: list[str]) -> bool:
