@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -9,7 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpo_core import MPO, MPOShape, NonFiniteError, ShapeError, UsageError, canonical_cores, decompose
+from mpo_core import (
+    MPO,
+    BondError,
+    MPOShape,
+    NonFiniteError,
+    ShapeError,
+    UsageError,
+    canonical_cores,
+    decompose,
+    entanglement_entropy,
+    error_bound,
+    truncation_errors,
+)
 from mpo_core.contraction import contraction_tree
 from mpo_core.lookup import contract_rows
 
@@ -98,9 +111,9 @@ def test_quimb_contracts_to_the_same_matrix_and_spectra():
         torch.testing.assert_close(spectrum, expected, rtol=1e-10, atol=1e-10)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=500)
 @given(
-    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=5),
     st.lists(st.integers(1, 9), min_size=4, max_size=4),
     st.sampled_from(GAUGES),
     st.integers(0, 99),
@@ -179,7 +192,7 @@ def test_symmetric_cores_do_not_depend_on_the_gauge_before():
     """Up to one sign per bond index; also where Schmidt values span 12 orders of magnitude."""
     u = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
     matrix = u * torch.logspace(0, -12, 32, dtype=torch.float64)
-    mpo = decompose(matrix, n=3)
+    mpo = decompose(matrix, n=3, gauge="symmetric")
     turned = _insert_gauge(mpo).canonicalize()
     for a, b in zip(mpo.cores, turned.cores, strict=True):
         torch.testing.assert_close(a.abs(), b.abs(), rtol=1e-3, atol=1e-7)
@@ -208,7 +221,7 @@ def _power_law(seed: int, size: int = 48) -> torch.Tensor:
 def test_truncation_needs_the_gauge_after_training():
     """Cores trained towards another matrix are not canonical any more; `truncate` sees to it."""
     start, goal = _power_law(0), _power_law(1)
-    mpo = decompose(start, n=3)
+    mpo = decompose(start, n=3, gauge="symmetric")
     cores = [core.clone().requires_grad_() for core in mpo.cores]
     optimizer = torch.optim.Adam(cores, lr=1e-2)
     for _ in range(100):
@@ -327,3 +340,123 @@ def test_unknown_names_and_broken_numbers():
     huge = decompose(torch.full((8, 8), 6e4, dtype=torch.float16), n=2, gauge="identity")
     with pytest.raises(NonFiniteError, match="float16"):
         huge.canonicalize("left")
+
+
+def test_random_operators():
+    """Entries of mean 0 and variance 1, whatever the bonds; the same generator gives the same numbers."""
+    shape = MPOShape(60, 62, (4, 4, 4), (4, 4, 4))
+    for bonds in (None, 1, (2, 7)):
+        mpo = MPO.random(shape, bonds, generator=torch.Generator().manual_seed(0))
+        again = MPO.random(shape, bonds, generator=torch.Generator().manual_seed(0))
+        assert mpo.bonds == shape.clip_bonds(bonds)
+        assert mpo.dtype == torch.get_default_dtype()
+        assert torch.equal(mpo.to_matrix(), again.to_matrix())
+    squares = [
+        float(MPO.random(shape, 6, generator=torch.Generator().manual_seed(k)).norm()) ** 2 / 3720 for k in range(100)
+    ]
+    assert sum(squares) / 100 == pytest.approx(1.0, abs=0.15)
+    assert MPO.random(shape, 2, dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert MPO.random(shape, 2, device="meta").device.type == "meta"
+
+
+def test_identity_and_zero():
+    for mpo in (MPO.identity((2, 3, 4)), MPO.identity([5], 4), MPO.identity((2, 2), 3, dtype=torch.float64)):
+        assert torch.equal(mpo.to_matrix(), torch.eye(mpo.shape.rows, dtype=mpo.dtype))
+        assert set(mpo.bonds) <= {1}
+        assert float(mpo.trace()) == mpo.shape.rows
+    zero = MPO.zeros(SHAPE, 3, dtype=torch.float64)
+    assert zero.bonds == (3, 3)
+    assert MPO.zeros(SHAPE).bonds == (1, 1)
+    assert torch.equal(zero.to_matrix(), torch.zeros(22, 17, dtype=torch.float64))
+    mpo = _random_mpo()
+    for same in (mpo @ MPO.identity(SHAPE.col_factors, 17, dtype=torch.float64), mpo + zero):
+        torch.testing.assert_close(same.to_matrix(), mpo.to_matrix(), rtol=1e-12, atol=1e-12)
+
+
+def test_from_matrix_is_decompose():
+    matrix = torch.randn(22, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for mpo, expected in (
+        (MPO.from_matrix(matrix, SHAPE, 3), decompose(matrix, SHAPE, 3)),
+        (MPO.from_matrix(matrix, n=3, gauge="left"), decompose(matrix, n=3, gauge="left")),
+    ):
+        assert mpo.shape == expected.shape
+        assert all(torch.equal(a, b) for a, b in zip(mpo.cores, expected.cores, strict=True))
+
+
+@pytest.mark.parametrize("make", [MPO.random, MPO.zeros, lambda shape, **kw: MPO.identity(shape.row_factors, **kw)])
+def test_constructors_refuse(make):
+    for dtype in (torch.int64, torch.complex64, torch.bool):
+        with pytest.raises(UsageError, match="`dtype` is torch"):
+            make(SHAPE, dtype=dtype)
+    with pytest.raises(BondError, match="bonds 0"):
+        MPO.random(SHAPE, 0)
+    with pytest.raises(BondError, match="2 of them"):
+        MPO.zeros(SHAPE, (2, 2, 2))
+    cases: list[tuple[Any, int | None]] = [((2, 0), None), ((), None), ((2, 3), 7), ((2, 3), 0), ((2, 1.5), None)]
+    for factors, rows in cases:
+        with pytest.raises(ShapeError):
+            MPO.identity(factors, rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int32, torch.bool], ids=str)
+def test_cores_of_no_real_floating_dtype(dtype):
+    mpo = _random_mpo()
+    with pytest.raises(UsageError, match=f"the cores are {dtype}; expected a real floating dtype"):
+        mpo.to(dtype)
+
+
+def test_entropies_and_truncation_errors_are_those_of_the_spectra():
+    mpo = _random_mpo()
+    spectra = mpo.bond_spectra()
+    assert mpo.entropies() == tuple(entanglement_entropy(spectrum) for spectrum in spectra)
+    released = mpo.entropies("released", base=10)
+    expected = [entanglement_entropy(spectrum, "released") / math.log(10) for spectrum in spectra]
+    assert released == pytest.approx(expected)
+    assert mpo.truncation_errors(2) == truncation_errors(spectra, 2)
+    assert mpo.error_bound((2, 1)) == error_bound(spectra, (2, 1))
+    assert MPO.identity((2, 2, 2)).entropies(base=2) == (0, 0)
+    bell = decompose(torch.eye(4, dtype=torch.float64).flip(0)[[1, 0, 3, 2]], MPOShape(4, 4, (2, 2), (2, 2)))
+    assert bell.entropies(base=2) == pytest.approx((0.0,), abs=1e-12)
+    swap = torch.eye(4, dtype=torch.float64)[[0, 2, 1, 3]]
+    assert decompose(swap, MPOShape(4, 4, (2, 2), (2, 2))).entropies(base=2) == pytest.approx((2.0,))
+    assert MPO.zeros(SHAPE, 2).entropies() == (0, 0)
+    assert MPO.identity((4,)).entropies() == ()
+    bases: list[Any] = [1, 0.5, -2, True, "e"]
+    for base in bases:
+        with pytest.raises(UsageError, match="entropies: `base` is"):
+            mpo.entropies(base=base)
+    for base in (math.nan, math.inf):
+        with pytest.raises(NonFiniteError, match="`base` is"):
+            mpo.entropies(base=base)
+    with pytest.raises(UsageError, match="normalization"):
+        mpo.entropies("best")  # pyright: ignore[reportArgumentType]
+
+
+def test_the_canonical_form_at_a_site():
+    mpo = _random_mpo()
+    for site in range(3):
+        turned = mpo.canonicalize(site=site)
+        torch.testing.assert_close(turned.to_matrix(), mpo.to_matrix(), rtol=1e-12, atol=1e-12)
+        for k, core in enumerate(turned.cores):
+            side = core.flatten(0, 2).T if k < site else core.flatten(1)
+            if k != site:
+                torch.testing.assert_close(side @ side.T, torch.eye(len(side), dtype=torch.float64))
+        again = turned.canonicalize(site=site)
+        assert again.bonds == turned.bonds
+    sites: list[Any] = [-1, 3, True, 1.0, "1"]
+    for site in sites:
+        with pytest.raises(UsageError, match=r"canonicalize: `site` is .*; expected an integer from 0 to 2"):
+            mpo.canonicalize(site=site)
+    with pytest.raises(UsageError, match="give one of them"):
+        mpo.canonicalize("left", site=1)
+    with pytest.raises(UsageError, match="gauge"):
+        mpo.canonicalize("")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_deep_copy_is_independent():
+    mpo = _random_mpo()
+    twin = copy.deepcopy(mpo)
+    assert twin.shape == mpo.shape
+    assert torch.equal(twin.to_matrix(), mpo.to_matrix())
+    twin.cores[0].zero_()
+    assert mpo.to_matrix().any()

@@ -431,6 +431,118 @@ def test_the_meta_device_gives_shapes_without_values() -> None:
     assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
 
 
+# -- options of the decomposition and of the layers --------------------------------------------------------
+
+
+def test_left_to_itself_the_gauge_is_exact_at_full_bonds_and_symmetric_below(name: str) -> None:
+    model, dense = build(name).float(), build(name).float()
+    done = replace_modules(model, find_targets(model), n=3, gauge=None)
+    assert {r.gauge for r in done} == {"identity"}
+    assert {r.relative_error for r in done} == {0.0}
+    for r in done:
+        assert torch.equal(merge_weight(r.layer), r.weight)
+    assert torch.equal(logits(model), logits(dense))
+
+    cut = build(name)
+    for r in replace_modules(cut, find_targets(cut), n=3, bonds=3, gauge=None):
+        full = r.layer.bonds == r.layer.shape.full_bonds
+        assert r.gauge == ("identity" if full else "symmetric")
+
+
+@pytest.mark.parametrize(("gauge", "side"), [("left", 0), ("right", -1), ("mixed", 0), ("central", 0)])
+def test_cut_layers_have_the_gauge_asked_for(gauge: Any, side: int) -> None:
+    model = build("bert")
+    (done,) = replace_modules(model, find_targets(model, ["*0.attention.self.query"]), n=3, bonds=3, gauge=gauge)
+    assert done.gauge == gauge
+    core = done.cores[side].detach()
+    matrix = core.flatten(0, 2) if side == 0 else core.flatten(1).T
+    torch.testing.assert_close(matrix.T @ matrix, torch.eye(3, dtype=torch.float64))
+
+
+def test_a_zero_weight_gets_a_gauge_in_which_it_can_be_trained() -> None:
+    net = nn.Sequential(nn.Linear(8, 8))
+    nn.init.zeros_(net.get_parameter("0.weight"))
+    (done,) = replace_modules(net, find_targets(net), n=3, bonds=2, gauge=None)
+    net(torch.ones(1, 8)).sum().backward()
+    assert done.relative_error == 0
+    assert any(core.grad is not None and core.grad.any() for core in done.cores)
+
+
+def test_the_identity_gauge_refuses_to_cut() -> None:
+    model = build("bert")
+    targets = find_targets(model, ["*query"])
+    given: list[dict[str, Any]] = [{}, {"covariances": {t.name: torch.eye(16, dtype=torch.float64) for t in targets}}]
+    for options in given:
+        with pytest.raises(UsageError, match=r"query': .*'identity' is lossless"):
+            replace_modules(model, targets, n=3, bonds=2, gauge="identity", **options)
+
+
+def test_method_precision_and_refinement_reach_the_decomposition() -> None:
+    def errors(**options: Any) -> list[float]:
+        model = build("gpt2")
+        return [
+            r.relative_error for r in replace_modules(model, find_targets(model, ["*mlp*"]), n=4, bonds=4, **options)
+        ]
+
+    sliced, swept, refined = errors(method="slice"), errors(), errors(refine=4)
+    assert sum(swept) < sum(sliced)
+    assert all(better <= worse + 1e-12 for better, worse in zip(refined, swept, strict=True))
+    assert sum(refined) < sum(swept) - 1e-6
+    assert errors(method="sequential") != swept
+    for option in ({"method": "best"}, {"precision": "half"}, {"refine": -1}):
+        with pytest.raises(UsageError, match=rf"replace_modules: layer 'transformer.*{next(iter(option))} is"):
+            errors(**option)
+
+
+def test_covariances_make_the_outputs_close_instead_of_the_weight() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(300, 16, dtype=torch.float64) * torch.logspace(0, -3, 16, dtype=torch.float64)
+    covariance = inputs.T @ inputs / len(inputs)
+
+    def build_net() -> nn.Sequential:
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Linear(16, 16, bias=False), nn.Linear(16, 16)).double()
+
+    found: list[tuple[float, float]] = []
+    for covariances in (None, {"0": covariance}):
+        for gauge in ("symmetric", "mixed"):
+            net, dense = build_net(), build_net()
+            done = replace_modules(net, find_targets(net), n=3, bonds=2, gauge=gauge, covariances=covariances)
+            output = dense[0](inputs)
+            found.append((float((net[0](inputs) - output).norm().detach()), done[0].relative_error))
+    plain, plain_mixed, aware, aware_mixed = found
+    assert aware[0] < 0.7 * plain[0]
+    assert aware[1] > plain[1]
+    assert plain_mixed == pytest.approx(plain)
+    assert aware_mixed == pytest.approx(aware)
+    net = build_net()
+    with pytest.raises(UsageError, match="covariances names the layer '9'"):
+        replace_modules(net, find_targets(net), covariances={"9": covariance})
+
+
+def test_covariances_of_tied_layers_are_added() -> None:
+    """The head has inputs; that the embedding beside it has none does not matter."""
+    torch.manual_seed(0)
+    model = build("gpt2")
+    covariance = torch.diag(torch.logspace(0, -4, 16, dtype=torch.float64))
+    weight = model.get_parameter("lm_head.weight").detach().clone()
+    (done,) = replace_modules(model, find_targets(model, ["*wte"]), n=3, bonds=6, covariances={"lm_head": covariance})
+    difference = merge_weight(done.layer) - weight
+    plain = build("gpt2")
+    (other,) = replace_modules(plain, find_targets(plain, ["*wte"]), n=3, bonds=6)
+    worse = merge_weight(other.layer) - weight
+    assert (difference @ covariance.sqrt()).norm() < 0.9 * (worse @ covariance.sqrt()).norm()
+
+
+def test_the_layers_are_told_how_to_compute() -> None:
+    model = build("gpt2")
+    done = replace_modules(model, find_targets(model, ["*c_fc"]), n=3, strategy="rebuild", cache=True)
+    for r in done:
+        if hasattr(r.layer, "strategy"):
+            assert r.layer.strategy == "rebuild"  # pyright: ignore[reportAttributeAccessIssue]
+            assert r.layer.cache is True  # pyright: ignore[reportAttributeAccessIssue]
+
+
 # -- refusals ----------------------------------------------------------------------------------------------
 
 

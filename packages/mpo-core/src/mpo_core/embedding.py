@@ -1,24 +1,37 @@
-"""Embedding whose table is a matrix product operator."""
+"""Embedding whose table is a matrix product operator.
+
+Rows are looked up by the digits of their numbers, without the table, or picked from the rebuilt table, whichever is
+faster for the ids at hand (`mpo_core.embedding_rows`, `mpo_core.lookup_cost`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
+from mpo_core.applying import any_requires_grad
+from mpo_core.choices import AnyGauge, DecomposeOptions
 from mpo_core.decomposition import decompose
+from mpo_core.embedding_rows import embed_tokens, pick_from_table, table_of
 from mpo_core.errors import ShapeError, UsageError
-from mpo_core.gauge import Core, Gauge
+from mpo_core.gauge import Core
 from mpo_core.layer import MPOLayer, factors_text, merged_weight, stored_weight
-from mpo_core.lookup import contract_rows
+from mpo_core.lookup_cost import EMBEDDING_STRATEGIES, EmbeddingCost, EmbeddingStrategy, embedding_cost
+from mpo_core.machine import machine_for
 from mpo_core.shapes import MPOShape
+from mpo_core.token_ids import distinct_ids
+from mpo_core.weight_cache import WeightCache
 
 
 class MPOEmbedding(MPOLayer):
-    """An embedding whose table is in MPO form; the forward pass never builds the table.
+    """An embedding whose table is in MPO form; drop-in for `nn.Embedding`.
+
+    As `nn.Embedding`, it does not take part in autocast: the output has the dtype of the cores.
 
     Args:
         cores: as in `MPOLinear`.
@@ -26,9 +39,14 @@ class MPOEmbedding(MPOLayer):
         padding_idx: as in `nn.Embedding`, rows looked up under this id pass no gradient on. The row is not a
             constant, though: it is made of the cores it shares with others, so it moves when they are
             trained.
+        strategy: ``lookup`` computes every distinct row once and never the table; ``rebuild`` makes the table from
+            the cores in every pass; ``auto`` does what is estimated to be faster for the ids at hand, see `cost`.
+        cache: keep the table in eval mode while no gradient is recorded, and until a core changes. Then rows cost
+            what they cost `nn.Embedding`, and as much memory. Inside a compiled graph nothing is kept.
 
     Raises:
         ShapeError: cores and shape do not fit, or `padding_idx` is out of range.
+        UsageError: the strategy is unknown.
 
     Example:
         >>> layer = MPOEmbedding.from_dense(nn.Embedding(30522, 16), bonds=8)
@@ -36,11 +54,26 @@ class MPOEmbedding(MPOLayer):
         torch.Size([2, 2, 16])
     """
 
-    def __init__(self, cores: Sequence[Core], shape: MPOShape, padding_idx: int | None = None) -> None:
+    def __init__(
+        self,
+        cores: Sequence[Core],
+        shape: MPOShape,
+        padding_idx: int | None = None,
+        *,
+        strategy: EmbeddingStrategy = "auto",
+        cache: bool = False,
+    ) -> None:
         super().__init__(cores, shape)
         if padding_idx is not None and not -shape.rows <= padding_idx < shape.rows:
             raise ShapeError(f"MPOEmbedding: padding_idx is {padding_idx}; expected it to be within {shape.rows} rows.")
+        if strategy not in EMBEDDING_STRATEGIES:
+            raise UsageError(
+                f"MPOEmbedding: strategy is {strategy!r}; expected one of {', '.join(EMBEDDING_STRATEGIES)}."
+            )
         self.padding_idx = padding_idx if padding_idx is None else padding_idx % shape.rows
+        self.strategy: EmbeddingStrategy = strategy
+        self.cache = cache
+        self._kept_table = WeightCache()
 
     @property
     def num_embeddings(self) -> int:
@@ -60,9 +93,24 @@ class MPOEmbedding(MPOLayer):
         bonds: int | Sequence[int] | None = None,
         *,
         n: int = 5,
-        gauge: Gauge = "symmetric",
+        gauge: AnyGauge = "symmetric",
+        strategy: EmbeddingStrategy = "auto",
+        cache: bool = False,
+        **options: Unpack[DecomposeOptions],
     ) -> MPOEmbedding:
-        """Decompose the table of an `nn.Embedding`; arguments as in `MPOLinear.from_dense`.
+        """Decompose the table of an `nn.Embedding`.
+
+        Device, dtype and the training flag are kept, and the cores require a gradient if the table does.
+
+        Args:
+            dense: it is not changed.
+            shape: factors of the table; balanced ones if left out.
+            bonds: as in `mpo_core.decompose`.
+            n: number of cores where `shape` is left out.
+            gauge: as in `mpo_core.decompose`.
+            strategy: as for the class.
+            cache: as for the class.
+            **options: further keywords of `mpo_core.decompose`.
 
         Raises:
             UsageError: another kind of layer, or one with max_norm, scale_grad_by_freq or sparse gradients,
@@ -78,10 +126,12 @@ class MPOEmbedding(MPOLayer):
                     " has no meaning for a table in MPO form; use an embedding without it."
                 )
         stored = stored_weight(dense)
-        mpo = decompose(stored, shape, bonds, n=n, gauge=gauge)
-        layer = cls(mpo.cores, mpo.shape, dense.padding_idx)
+        mpo = decompose(stored, shape, bonds, n=n, gauge=gauge, **options)
+        layer = cls(mpo.cores, mpo.shape, dense.padding_idx, strategy=strategy, cache=cache)
         layer.cores.requires_grad_(stored.requires_grad)
         return layer.train(dense.training)
+
+    from_embedding = from_dense
 
     def to_dense(self) -> nn.Embedding:
         """The `nn.Embedding` with the rebuilt table; it requires a gradient if any core does."""
@@ -90,22 +140,63 @@ class MPOEmbedding(MPOLayer):
         return dense.train(self.training)
 
     def forward(self, input: Int[Tensor, ...]) -> Float[Tensor, "... dim"]:
-        """Look up ids; every distinct id is computed once.
+        """The rows of the ids.
 
         Raises:
-            ShapeError: an id is out of range, or the ids are no integers.
+            ShapeError: an id is out of range, or the ids are no integers. Ids on a GPU are brought to the host once
+                for a lookup, and not at all for a table that is rebuilt or kept: an id out of its range is then the
+                error of `nn.Embedding`.
+            UsageError: the ids are on another device than the cores.
         """
+        cores = list(self.cores)
         if input.dtype not in (torch.int64, torch.int32):
             raise ShapeError(f"MPOEmbedding: the ids are {input.dtype}; expected torch.int64 or torch.int32.")
-        ids, places = torch.unique(input, return_inverse=True)
-        if len(ids) and not (int(ids[0]) >= 0 and int(ids[-1]) < self.num_embeddings):
-            raise ShapeError(
-                f"MPOEmbedding: ids from {int(ids[0])} to {int(ids[-1])}; expected 0 to {self.num_embeddings - 1}."
+        if input.device != cores[0].device:
+            raise UsageError(
+                f"MPOEmbedding: the ids are on {input.device}, the cores on {cores[0].device}; move one of them."
             )
-        rows = contract_rows(list(self.cores), self.shape, ids)
-        if self.padding_idx is not None:
-            rows = torch.where((ids == self.padding_idx).unsqueeze(1), rows.detach(), rows)
-        return functional.embedding(places, rows)
+        watched = self.cache and not self.training and not torch.compiler.is_compiling()
+        if watched and not (torch.is_grad_enabled() and any_requires_grad(cores)):
+            table = self._kept_table.get(cores, lambda: table_of(cores, self.shape).contiguous())
+            return pick_from_table(input, table, None)
+        return embed_tokens(input, cores, self.shape, strategy=self.strategy, padding_idx=self.padding_idx)
+
+    def train(self, mode: bool = True) -> MPOEmbedding:
+        """As `nn.Module.train`; the kept table is let go."""
+        if mode:
+            self._kept_table.clear()
+        return super().train(mode)
+
+    def cost(self, ids: Int[Tensor, ...] | int, training: bool | None = None) -> EmbeddingCost:
+        """What a pass costs by looking up, and by rebuilding the table; print it for a table.
+
+        Args:
+            ids: what `forward` would get; or a number of distinct ids, which are then drawn at random, always the same.
+            training: with the backward pass to all cores; as the layer's mode is if left out.
+
+        Raises:
+            ShapeError: an id is out of range, or there is none.
+
+        Example:
+            >>> shape = MPOShape.choose(30522, 384)
+            >>> layer = MPOEmbedding([torch.empty(size) for size in shape.core_shapes(16)], shape)
+            >>> layer.cost(512).fastest
+            'lookup'
+        """
+        rows = self.num_embeddings
+        if isinstance(ids, Tensor):
+            distinct, _ = distinct_ids(ids, rows, "MPOEmbedding.cost")
+        else:
+            distinct = np.sort(np.random.default_rng(0).permutation(rows)[:ids])
+        if len(distinct) == 0 or (not isinstance(ids, Tensor) and ids > rows):
+            raise ShapeError(
+                f"MPOEmbedding.cost: found no ids, or more than {rows}; expected 1 to {rows} distinct ids."
+            )
+        core = self.cores[0]
+        machine = machine_for(core.device.type, core.dtype)
+        return embedding_cost(
+            distinct, self.shape, self.bonds, machine, self.training if training is None else training
+        )
 
     def extra_repr(self) -> str:
         """One line for ``print(model)``."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mpo_core.errors import NonFiniteError, UsageError
+from mpo_core.linear_algebra import qr, svd
 
 Gauge = Literal["symmetric", "left", "right", "central"]
 Core = Float[Tensor, "left rows cols right"]
@@ -117,10 +118,10 @@ def sequential_cores(cores: Sequence[Core], bonds: Sequence[int]) -> list[Core]:
     result: list[Tensor] = []
     theta = first
     for k, bond in enumerate(bonds):
-        basis, triangle = torch.linalg.qr(theta.flatten(0, 2))
-        u, values, vh = torch.linalg.svd(triangle, full_matrices=False)
-        result.append((basis @ u[:, :bond]).unflatten(0, theta.shape[:3]))
-        theta = torch.tensordot(values[:bond, None] * vh[:bond], right[k + 1], dims=1)
+        basis, triangle = qr(theta.flatten(0, 2))
+        u, values, vh = svd(triangle)
+        result.append((basis @ u[:, :bond]).reshape(*theta.shape[:3], -1))
+        theta = _from_left(values[:bond, None] * vh[:bond], right[k + 1])
     result.append(theta)
     return [_cast(new, old, k) for k, (new, old) in enumerate(zip(result, cores, strict=True))]
 
@@ -138,14 +139,15 @@ def _sweep(
     left: list[Tensor] = []
     # Bond 0 and bond n have dimension 1: their basis is the number 1.
     one = theta.new_ones(1, 1)
-    bases, spectra = [(one, one)], []
+    bases = [(one, one)]
+    spectra: list[Tensor] = []
     for k in range(len(cores) - 1):
-        basis, triangle = torch.linalg.qr(theta.flatten(0, 2))
-        left.append(basis.unflatten(0, theta.shape[:3]))
-        u, values, vh = torch.linalg.svd(triangle, full_matrices=False)
+        basis, triangle = qr(theta.flatten(0, 2))
+        left.append(basis.reshape(*theta.shape[:3], -1))
+        u, values, vh = svd(triangle)
         bases.append((u, vh.T))
         spectra.append(values)
-        theta = torch.tensordot(triangle, right[k + 1], dims=1)
+        theta = _from_left(triangle, right[k + 1])
     left.append(theta)
     return left, right, [*bases, (one, one)], spectra
 
@@ -155,22 +157,24 @@ def _right_sweep(cores: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     right = list(cores)
     theta = cores[-1]
     for k in range(len(cores) - 1, 0, -1):
-        basis, triangle = torch.linalg.qr(theta.flatten(1).T)
-        right[k] = basis.T.unflatten(1, theta.shape[1:])
-        theta = torch.tensordot(cores[k - 1], triangle.T, dims=1)
+        basis, triangle = qr(theta.flatten(1).T)
+        right[k] = basis.T.reshape(-1, *theta.shape[1:])
+        theta = cores[k - 1] @ triangle.T
     return theta, right
 
 
 def _left_core(left: list[Tensor], bases: list[tuple[Tensor, Tensor]], k: int) -> Tensor:
     """Core k < n - 1 of the left canonical form in Schmidt bases."""
-    turned = torch.tensordot(bases[k][0].T, left[k], dims=1)
-    return torch.tensordot(turned, bases[k + 1][0], dims=1)
+    return _from_left(bases[k][0].T, left[k]) @ bases[k + 1][0]
 
 
 def _right_core(right: list[Tensor], bases: list[tuple[Tensor, Tensor]], k: int) -> Tensor:
     """Core k > 0 of the right canonical form in Schmidt bases."""
-    turned = torch.tensordot(bases[k][1].T, right[k], dims=1)
-    return torch.tensordot(turned, bases[k + 1][1], dims=1)
+    return _from_left(bases[k][1].T, right[k]) @ bases[k + 1][1]
+
+
+def _from_left(matrix: Tensor, core: Tensor) -> Tensor:
+    return (matrix @ core.flatten(1)).reshape(-1, *core.shape[1:])
 
 
 def _symmetric(

@@ -1,77 +1,118 @@
-"""Single rows of the matrix, from the digits of their numbers, without the matrix."""
+"""Single rows of the matrix, from the digits of their numbers, without the matrix.
+
+The cores on either side of the central one, the pivot, are multiplied out for all their digits: two tables about as
+large as the square root of the matrix. What is then multiplied for chosen rows, and in which order, is planned on the
+host (`mpo_core.lookup_plan`) and done by `mpo_core.lookup_join`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mpo_core.contraction import merge_cores
+from mpo_core.backward import gradients_with_graph, without_autocast
+from mpo_core.contraction import merge_stretch
+from mpo_core.lookup_join import Table, Tables, join, join_backward, on_device
+from mpo_core.lookup_plan import RowPlan, plan_rows
+from mpo_core.machine import machine_for
 from mpo_core.shapes import MPOShape
 
 
 def contract_rows(cores: Sequence[Tensor], shape: MPOShape, ids: Int[Tensor, " ids"]) -> Float[Tensor, "ids cols"]:
     """Some rows of the matrix, from the digits of their numbers; differentiable.
 
-    A row number splits into the digits before the central core (prefix), its own and those after (suffix).
-    The cores on either side of the centre are multiplied out for all prefixes and suffixes, two tables about
-    as large as the square root of the matrix. The centre is multiplied on once for every distinct pair
-    (prefix, central digit), one digit at a time, and with the suffixes of its rows. Neither the matrix nor
-    one slice of the central core per row is ever held.
+    Neither the matrix nor one slice of the pivot per row is ever held. For training, one stem is kept for every
+    distinct pair (near digits, pivot digit) of the rows, see `mpo_core.lookup_plan`.
 
     Args:
         cores: of shapes ``(d_{k-1}, i_k, j_k, d_k)``.
         shape: the factors.
         ids: distinct row numbers in ascending order, within ``rows``.
     """
-    if len(ids) == 0:  # connected to the cores, so that an empty batch can be trained on
-        return torch.cat([core.reshape(-1)[:0] for core in cores]).reshape(0, shape.cols)
-    centre = shape.central
-    digits = shape.row_factors[centre]
-    central = cores[centre]
-    prefixes = _table(cores[:centre], shape, 0, central)
-    suffixes = _table(cores[centre + 1 :], shape, centre + 1, central).permute(1, 2, 0)
-    n_suffixes, suffix_columns, right = suffixes.shape
-
-    heads, counts = torch.unique_consecutive(ids // n_suffixes, return_counts=True)
-    parts: list[Tensor] = []
-    order: list[Tensor] = []
-    for digit in range(digits):
-        chosen = (heads % digits == digit).nonzero().squeeze(1)
-        if len(chosen) == 0:
-            continue
-        before = prefixes[0].index_select(0, heads[chosen] // digits)
-        part = before @ central[:, digit].reshape(central.shape[0], -1)
-        parts.append(part.reshape(len(chosen), -1, right))
-        order.append(chosen)
-    stems = torch.cat(parts).index_select(0, torch.cat(order).argsort())
-    tails = suffixes.index_select(0, ids % n_suffixes).split(counts.tolist())
-    rows = torch.cat(
-        [
-            (tail.flatten(0, 1) @ stem.T).reshape(len(tail), suffix_columns, -1)
-            for tail, stem in zip(tails, stems.unbind(0), strict=True)
-        ]
-    )
-    return rows.transpose(1, 2).reshape(len(ids), shape.padded_cols)[:, : shape.cols]
+    if len(ids) == 0:
+        return no_rows(cores, shape)
+    bonds = tuple(core.shape[-1] for core in cores[:-1])
+    machine = machine_for(cores[0].device.type, cores[0].dtype)
+    plan = plan_rows(ids.cpu().numpy().astype(np.int64, copy=False), shape, bonds, machine)
+    return planned_rows(cores, plan).index_select(0, on_device(np.argsort(plan.order), cores[0]))
 
 
-def _table(cores: Sequence[Tensor], shape: MPOShape, start: int, like: Tensor) -> Float[Tensor, ...]:
-    """Cores of one side, multiplied out.
+def no_rows(cores: Sequence[Tensor], shape: MPOShape) -> Float[Tensor, "0 cols"]:
+    """Rows for no id; connected to the cores, so that an empty batch can be trained on."""
+    return torch.cat([core.reshape(-1)[:0] for core in cores]).reshape(0, shape.cols)
 
-    Left of the centre the result is ``(1, prefixes, columns, d)``, right of it ``(d, suffixes, columns)``.
+
+def planned_rows(cores: Sequence[Tensor], plan: RowPlan) -> Float[Tensor, "ids cols"]:
+    """Rows of the matrix, in the order of a plan; differentiable. Autocast is left out of account.
+
+    Args:
+        cores: of shapes ``(d_{k-1}, i_k, j_k, d_k)``.
+        plan: from `mpo_core.lookup_plan.plan_rows` for these cores.
     """
-    left = start == 0
-    if not cores:
-        return like.new_ones(1, 1, 1, 1) if left else like.new_ones(1, 1, 1)
-    stretch = merge_cores(cores)
-    stop = start + len(cores)
-    rows, cols = shape.row_factors[start:stop], shape.col_factors[start:stop]
-    sizes = [size for pair in zip(rows, cols, strict=True) for size in pair]
-    tensor = stretch.reshape(stretch.shape[0], *sizes, stretch.shape[-1])
-    axes = range(1, 2 * len(cores) + 1)
-    tensor = tensor.permute(0, *axes[::2], *axes[1::2], 2 * len(cores) + 1)
-    n_rows = torch.Size(rows).numel()
-    tensor = tensor.reshape(stretch.shape[0], n_rows, -1, stretch.shape[-1])
-    return tensor if left else tensor.squeeze(-1)
+    with without_autocast(cores[0]):
+        chosen = [
+            core if used is None else core.index_select(1, on_device(used, core))
+            for core, used in zip(cores, plan.used, strict=True)
+        ]
+        tables = side_tables(chosen)
+        if torch.is_grad_enabled() and any(core.requires_grad for core in cores):
+            rows = cast("Tensor", _Join.apply(plan, *tables))
+        else:
+            rows, _ = join(plan, tables, keep=False)
+    return rows[:, : plan.layout.shape.cols]
+
+
+def side_tables(cores: Sequence[Tensor]) -> Tables:
+    """The cores of either side multiplied out, differentiably, and the pivot; two cores or one have none."""
+    centre = len(cores) // 2
+    if len(cores) < 3:
+        pivot = None
+        first, last = cores[0], cores[1] if len(cores) == 2 else cores[0].new_ones(1, 1, 1, 1)
+    else:
+        pivot = cores[centre]
+        first, last = merge_stretch(cores[:centre]), merge_stretch(cores[centre + 1 :])
+    return first.squeeze(0), pivot, last.squeeze(3).permute(1, 2, 0).contiguous()
+
+
+class _Join(torch.autograd.Function):
+    """Tables and pivot to the rows of a plan; keeps the stems of all blocks for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: RowPlan, left: Table, pivot: Tensor | None, right: Table) -> Tensor:
+        """The rows."""
+        rows, stems = join(plan, (left, pivot, right), keep=True)
+        ctx.plan = plan
+        ctx.save_for_backward(left, pivot, right, *stems)
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Gradients of tables and pivot."""
+        left, pivot, right, *stems = ctx.saved_tensors
+        needed = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():
+            given = [left, right] if pivot is None else [left, pivot, right]
+            wanted = [needed[0], needed[2]] if pivot is None else needed
+
+            def rows(*own: Tensor) -> Tensor:
+                return _differentiable_join(ctx.plan, (own[0], None if pivot is None else own[1], own[-1]))
+
+            found = gradients_with_graph(rows, given, wanted, grads[0])
+            return None, found[0], None if pivot is None else found[1], found[-1]
+        with without_autocast(left):
+            return None, *join_backward(ctx.plan, (left, pivot, right), stems, grads[0], needed)
+
+
+def _differentiable_join(plan: RowPlan, tables: Tables) -> Tensor:
+    """As `join`, by way of all rows and in operations that can be differentiated again."""
+    left, pivot, right = tables
+    if pivot is None:
+        every = torch.einsum("pae,sbe->psab", left, right)
+    else:
+        every = torch.einsum("pad,dgoe,sbe->pgsaob", left, pivot, right)
+    return every.reshape(-1, plan.layout.shape.padded_cols).index_select(0, on_device(plan.ids, left))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from mpo_core.errors import ManifestError, MPOError
 from mpo_core.shapes import MPOShape
@@ -48,6 +48,24 @@ class LayerEntry:
         """Whether the dense weight is stored as (in, out), as a Conv1D does."""
         return self.kind == "conv1d"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the module."""
+        return (self.name, *self.aliases)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form, which `Reader.layer` reads."""
+        return {
+            "name": self.name,
+            "aliases": list(self.aliases),
+            "kind": self.kind,
+            "transposed": self.transposed,
+            "shape": self.shape.to_dict(),
+            "bonds": list(self.bonds),
+            "bias": self.bias,
+            "padding_idx": self.padding_idx,
+        }
+
 
 @dataclass(frozen=True)
 class TensorEntry:
@@ -62,6 +80,10 @@ class TensorEntry:
     dtype: str
     shape: tuple[int, ...]
     tied: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form, which `Reader.tensor` reads."""
+        return {"dtype": self.dtype, "shape": list(self.shape), "tied": list(self.tied)}
 
 
 @dataclass(frozen=True)
@@ -94,23 +116,8 @@ class Manifest:
             "format": "mpo",
             "schema_version": self.schema_version,
             "weights": {"file": WEIGHTS_FILE, "sha256": self.sha256},
-            "layers": [
-                {
-                    "name": layer.name,
-                    "aliases": list(layer.aliases),
-                    "kind": layer.kind,
-                    "transposed": layer.transposed,
-                    "shape": layer.shape.to_dict(),
-                    "bonds": list(layer.bonds),
-                    "bias": layer.bias,
-                    "padding_idx": layer.padding_idx,
-                }
-                for layer in self.layers
-            ],
-            "tensors": {
-                key: {"dtype": entry.dtype, "shape": list(entry.shape), "tied": list(entry.tied)}
-                for key, entry in self.tensors.items()
-            },
+            "layers": [layer.to_dict() for layer in self.layers],
+            "tensors": {key: entry.to_dict() for key, entry in self.tensors.items()},
             "extra": dict(self.extra),
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -126,64 +133,108 @@ def read_manifest(folder: str | Path) -> Manifest:
     path = Path(folder) / MANIFEST_FILE
     if not path.is_file():
         raise ManifestError(f"{folder} is no MPO folder: it holds no {MANIFEST_FILE}; save_mpo writes one.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ManifestError(f"{path} cannot be read as JSON ({error}); save the model anew.") from None
-    reader = _Reader(path)
-    version = reader.get(content, "schema_version", int, "")
-    if version != SCHEMA_VERSION:
-        advice = "update mpo-core" if version > SCHEMA_VERSION else "save the model anew"
-        raise ManifestError(f"{path}: schema_version is {version}, this mpo-core reads {SCHEMA_VERSION}; {advice}.")
-    weights = reader.get(content, "weights", dict, "")
-    layers = reader.get(content, "layers", list, "")
-    tensors = reader.get(content, "tensors", dict, "")
+    reader = Reader(path)
+    content = reader.content(SCHEMA_VERSION)
+    weights = reader.mapping(content, "weights", "")
     manifest = Manifest(
-        layers=tuple(reader.layer(entry, f"layers[{index}]") for index, entry in enumerate(layers)),
-        tensors={key: reader.tensor(entry, f"tensors[{key!r}]") for key, entry in tensors.items()},
+        layers=reader.layers(content),
+        tensors=reader.tensors(content, "tensors"),
         sha256=reader.get(weights, "sha256", str, "weights."),
-        extra=reader.get(content, "extra", dict, ""),
-        schema_version=version,
+        extra=reader.mapping(content, "extra", ""),
     )
-    _check_unique(path, "layers", [n for layer in manifest.layers for n in (layer.name, *layer.aliases)])
-    _check_unique(path, "tensors", [k for key, entry in manifest.tensors.items() for k in (key, *entry.tied)])
+    reader.check_unique("layers", [name for layer in manifest.layers for name in layer.names])
+    reader.check_unique("tensors", [k for key, entry in manifest.tensors.items() for k in (key, *entry.tied)])
     return manifest
 
 
-def _check_unique(path: Path, part: str, names: list[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ManifestError(f"{path}: {part} lists {name!r} twice; save the model anew.")
-        seen.add(name)
-
-
 @dataclass(frozen=True)
-class _Reader:
-    """Takes typed values out of parsed JSON and says where one is amiss."""
+class Reader:
+    """Takes typed values out of a JSON file and says where one is amiss.
+
+    Attributes:
+        path: of the file.
+    """
 
     path: Path
 
+    def content(self, schema_version: int) -> Any:
+        """The parsed file, after a look at its ``schema_version``.
+
+        Raises:
+            ManifestError: no JSON, or another version.
+        """
+        try:
+            content: Any = json.loads(self.path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise ManifestError(f"{self.path} cannot be read as JSON ({error}); save the model anew.") from None
+        version = self.get(content, "schema_version", int, "")
+        if version != schema_version:
+            advice = "update mpo-core" if version > schema_version else "save the model anew"
+            raise ManifestError(
+                f"{self.path}: schema_version is {version}, this mpo-core reads {schema_version}; {advice}."
+            )
+        return content
+
     def get(self, content: Any, key: str, kind: type[_Value], where: str) -> _Value:
+        """The value of a key, which has to be there and of a type.
+
+        Raises:
+            ManifestError: it is not.
+        """
         if not isinstance(content, dict) or key not in content:
             raise ManifestError(f"{self.path}: {where}{key} is missing; save the model anew.")
-        value = content[key]
+        value = cast("dict[str, Any]", content)[key]
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise ManifestError(f"{self.path}: {where}{key} is {value!r}; expected a {kind.__name__}.")
         return value
 
+    def mapping(self, content: Any, key: str, where: str) -> dict[str, Any]:
+        """The value of a key, which has to be a mapping.
+
+        Raises:
+            ManifestError: it is not.
+        """
+        return cast("dict[str, Any]", self.get(content, key, dict, where))
+
     def items(self, content: Any, key: str, kind: type[_Value], where: str) -> tuple[_Value, ...]:
-        values = self.get(content, key, list, where)
+        """The entries of a list, all of one type.
+
+        Raises:
+            ManifestError: they are not.
+        """
+        values = cast("list[Any]", self.get(content, key, list, where))
         if any(not isinstance(v, kind) or isinstance(v, bool) for v in values):
             raise ManifestError(f"{self.path}: {where}{key} is {values!r}; expected a list of {kind.__name__}.")
         return tuple(values)
 
+    def check_unique(self, part: str, names: Iterable[str]) -> None:
+        """Refuse a name that a part of the file has twice.
+
+        Raises:
+            ManifestError: it has.
+        """
+        seen: set[str] = set()
+        for name in names:
+            if name in seen:
+                raise ManifestError(f"{self.path}: {part} lists {name!r} twice; save the model anew.")
+            seen.add(name)
+
+    def layers(self, content: Any) -> tuple[LayerEntry, ...]:
+        """The part ``layers`` of the file."""
+        entries = cast("list[Any]", self.get(content, "layers", list, ""))
+        return tuple(self.layer(entry, f"layers[{index}]") for index, entry in enumerate(entries))
+
     def layer(self, entry: Any, where: str) -> LayerEntry:
+        """One entry of ``layers``.
+
+        Raises:
+            ManifestError: it describes no layer.
+        """
         kind = self.get(entry, "kind", str, f"{where}.")
         if kind not in ("linear", "conv1d", "embedding"):
             raise ManifestError(f"{self.path}: {where}.kind is {kind!r}; expected 'linear', 'conv1d' or 'embedding'.")
         try:
-            shape = MPOShape.from_dict(self.get(entry, "shape", dict, f"{where}."))
+            shape = MPOShape.from_dict(self.mapping(entry, "shape", f"{where}."))
         except (MPOError, KeyError, TypeError, ValueError) as error:
             raise ManifestError(f"{self.path}: {where}.shape is no factorisation ({error}).") from None
         bonds = self.items(entry, "bonds", int, f"{where}.")
@@ -192,7 +243,7 @@ class _Reader:
                 f"{self.path}: {where}.bonds is {list(bonds)}; expected {len(shape.full_bonds)} positive"
                 " bond dimensions."
             )
-        padding = entry.get("padding_idx")
+        padding: Any = entry.get("padding_idx")
         return LayerEntry(
             name=self.get(entry, "name", str, f"{where}."),
             aliases=self.items(entry, "aliases", str, f"{where}."),
@@ -203,7 +254,17 @@ class _Reader:
             padding_idx=None if padding is None else self.get(entry, "padding_idx", int, f"{where}."),
         )
 
+    def tensors(self, content: Any, part: str) -> dict[str, TensorEntry]:
+        """A part of the file that maps keys of a state dict to tensors."""
+        entries = self.mapping(content, part, "")
+        return {key: self.tensor(entry, f"{part}[{key!r}]") for key, entry in entries.items()}
+
     def tensor(self, entry: Any, where: str) -> TensorEntry:
+        """One entry of such a part.
+
+        Raises:
+            ManifestError: it describes no tensor.
+        """
         return TensorEntry(
             dtype=self.get(entry, "dtype", str, f"{where}."),
             shape=self.items(entry, "shape", int, f"{where}."),

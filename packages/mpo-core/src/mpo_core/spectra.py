@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mpo_core.errors import BondError, NonFiniteError, ShapeError, UsageError
+from mpo_core.linear_algebra import vector_norm
 
 Spectra = Sequence[Float[Tensor, " bond"]]
 Variant = Literal["frobenius", "printed"]
@@ -37,7 +38,7 @@ def entanglement_entropy(
         NonFiniteError: it holds NaN or infinity.
     """
     values = _checked(spectrum, "entanglement_entropy: `spectrum`")
-    norm = values.norm()
+    norm = vector_norm(values)
     if normalization not in ("probability", "released"):
         raise UsageError(
             f"entanglement_entropy: normalization is {normalization!r}; expected 'probability' or 'released'."
@@ -78,14 +79,14 @@ def truncation_errors(
     caps = list(bonds) if isinstance(bonds, Sequence) else [bonds] * len(spectra)
     if len(caps) != len(spectra):
         raise BondError(f"truncation_errors: {len(caps)} bonds for {len(spectra)} spectra; expected one each.")
-    errors = []
+    errors: list[float] = []
     for k, (spectrum, cap) in enumerate(zip(spectra, caps, strict=True)):
         values = _checked(spectrum, f"truncation_errors: spectrum {k}")
         if isinstance(cap, bool) or not hasattr(cap, "__index__") or index(cap) < 1:
             raise BondError(f"truncation_errors: bond {k} is {cap!r}; expected a positive integer.")
         kept = min(index(cap), len(values))
         if variant == "frobenius":
-            errors.append(float(values[kept:].norm()))
+            errors.append(float(vector_norm(values[kept:])))
         else:
             errors.append(float(values[len(values) - kept :].sum()))
     return tuple(errors)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from mpo_core.activation import Covariance, decompose_for_outputs
+from mpo_core.chain import home_site
+from mpo_core.decomposition import AnyGauge, DecomposeOptions, Method, Precision, decompose
 from mpo_core.embedding import MPOEmbedding
 from mpo_core.errors import MPOError, ShapeError, UsageError
-from mpo_core.gauge import Gauge
+from mpo_core.layer import as_parameter
 from mpo_core.linear import MPOLinear
+from mpo_core.linear_algebra import vector_norm
+from mpo_core.lossless import identity_cores
 from mpo_core.shapes import MPOShape
 from mpo_core.targets import Kind, Target, WeightGroup, find_targets, named_aliases, weight_groups
 from mpo_core.ties import drop_stale_ties, restore_ties
@@ -36,6 +41,7 @@ class Replacement:
         layer: the first new layer; the others hold the very same core parameters.
         relative_error: Frobenius norm of (weight - rebuilt weight) over that of the weight; 0 for a zero
             weight, NaN on the meta device.
+        gauge: which representative of the matrix the cores are.
     """
 
     name: str
@@ -43,6 +49,7 @@ class Replacement:
     weight: nn.Parameter = field(repr=False)
     layer: MPOLayer = field(repr=False)
     relative_error: float
+    gauge: AnyGauge = "symmetric"
 
     @property
     def cores(self) -> list[nn.Parameter]:
@@ -57,7 +64,13 @@ def replace_modules(
     bonds: Mapping[str, Bonds] | Bonds = None,
     shapes: Shapes = None,
     n: int = 5,
-    gauge: Gauge = "symmetric",
+    gauge: AnyGauge | None = "symmetric",
+    method: Method = "sweep",
+    precision: Precision = "accurate",
+    refine: int = 0,
+    covariances: Mapping[str, Covariance] | None = None,
+    strategy: str = "auto",
+    cache: bool = False,
 ) -> list[Replacement]:
     """Replace dense layers of a model by MPO layers, in place.
 
@@ -83,7 +96,16 @@ def replace_modules(
         shapes: mapping from layer name to factorisation, or a function of (rows, cols); otherwise
             `MPOShape.choose(rows, cols, n)`.
         n: number of cores where `shapes` does not say.
-        gauge: canonical form of the cores: ``symmetric``, ``left``, ``right`` or ``central``.
+        gauge: canonical form of the cores, as in `mpo_core.decompose`. ``None`` decides for each layer:
+            ``identity`` where the bonds are full (exact and without arithmetic), ``symmetric`` where they are cut.
+        method: how bonds are cut, as in `mpo_core.decompose`.
+        precision: what the decomposition computes in, likewise.
+        refine: number of alternating least-squares sweeps after it, likewise.
+        covariances: mapping from layer name to the covariance of its inputs, of shape (cols, cols), from
+            `mpo_core.collect_covariances`; where the bonds of such a layer are cut, the error of its *output* is
+            made small instead of that of its weight, and `method`, `precision` and `refine` play no part.
+        strategy: how the new layers compute their product, as in `mpo_core.MPOLinear`.
+        cache: whether they keep the rebuilt weight in evaluation, likewise.
 
     Returns:
         One entry per distinct weight, in the order of `targets`.
@@ -93,25 +115,39 @@ def replace_modules(
             layers of one tied group with different values. The model is unchanged then.
     """
     groups = weight_groups(model, targets)
-    for what, given in (("bonds", bonds), ("shapes", shapes)):
+    for what, given in (("bonds", bonds), ("shapes", shapes), ("covariances", covariances)):
         if isinstance(given, Mapping):
-            _check_names(what, given, groups)
+            _check_names(what, cast("Mapping[str, object]", given), groups)
     replacements: list[Replacement] = []
     exchange: dict[int, nn.Module] = {}
     for group in groups:
         first = group.members[0]
         caps = _named(bonds, group) if isinstance(bonds, Mapping) else bonds
+        covariance = None if covariances is None else _joint_covariance(covariances, group)
         if callable(shapes):
             shape = shapes(first.rows, first.cols)
         else:
             shape = None if shapes is None else _named(shapes, group)
         try:
-            layers = _layers(group, shape or MPOShape.choose(first.rows, first.cols, n), caps, gauge)
+            _check_size(shape, first)
+            shape = shape or MPOShape.choose(first.rows, first.cols, n)
+            own_gauge = _own_gauge(group.weight, shape, caps, gauge)
+            if group.weight.is_meta:
+                cores = blank_cores(shape, shape.clip_bonds(caps), group.weight.dtype)
+            elif own_gauge == "identity" and shape.clip_bonds(caps) == shape.full_bonds:
+                cores = identity_cores(first.matrix, shape)
+            elif covariance is not None:
+                cores = _decomposed_for_outputs(first.matrix, covariance, shape, caps, own_gauge)
+            else:
+                options: DecomposeOptions = {"method": method, "precision": precision, "refine": refine}
+                cores = list(decompose(first.matrix, shape, caps, gauge=own_gauge, **options).cores)
+            layers = _layers(group, cores, shape, strategy, cache)
         except MPOError as error:
             raise type(error)(f"replace_modules: layer {first.name!r}: {error}") from None
         exchange.update({id(member.module): new for member, new in zip(group.members, layers, strict=True)})
-        error = _relative_error(group.weight, layers[0])
-        replacements.append(Replacement(first.name, group.names, group.weight, layers[0], error))
+        lossless = own_gauge == "identity" and not group.weight.is_meta
+        error = 0.0 if lossless else _relative_error(group.weight, layers[0])
+        replacements.append(Replacement(first.name, group.names, group.weight, layers[0], error, own_gauge))
     exchange_modules(model, exchange)
     drop_stale_ties(model, is_mpo_layer)
     return replacements
@@ -150,7 +186,8 @@ def mpo_layers(model: nn.Module) -> dict[str, MPOLayer]:
 
     Layers that share cores (a tied head) are distinct and all listed.
     """
-    return {name: module for name, module in model.named_modules() if isinstance(module, MPOLayer)}
+    modules = cast("Iterator[tuple[str, nn.Module]]", model.named_modules())
+    return {name: module for name, module in modules if isinstance(module, MPOLayer)}
 
 
 def is_mpo_layer(module: nn.Module) -> bool:
@@ -191,6 +228,13 @@ def make_layer(
     return MPOLinear(cores, shape, bias, transposed=kind == "conv1d")
 
 
+def set_forward(layer: MPOLayer, strategy: str, cache: bool) -> None:
+    """Say how a layer computes its product; a layer that knows one way only is left alone."""
+    for name, value in (("strategy", strategy), ("cache", cache)):
+        if hasattr(layer, name):
+            setattr(layer, name, value)
+
+
 def blank_cores(shape: MPOShape, bonds: Sequence[int], dtype: torch.dtype) -> list[nn.Parameter]:
     """Cores without values, on the meta device.
 
@@ -204,28 +248,41 @@ def blank_cores(shape: MPOShape, bonds: Sequence[int], dtype: torch.dtype) -> li
     return [nn.Parameter(torch.empty(size, dtype=dtype, device="meta")) for size in sizes]
 
 
-def _layers(group: WeightGroup, shape: MPOShape, caps: Bonds, gauge: Gauge) -> list[MPOLayer]:
-    """The new layers of a group; all hold the same core parameters."""
-    first = group.members[0]
-    if (shape.rows, shape.cols) != (first.rows, first.cols):
-        raise ShapeError(
-            f"the shape is for {shape.rows}x{shape.cols}, the matrix is {first.rows}x{first.cols}; give"
-            " factors for (out_features, in_features)."
-        )
-    if group.weight.is_meta:
-        cores = blank_cores(shape, shape.clip_bonds(caps), group.weight.dtype)
-    elif isinstance(first.module, nn.Embedding):
-        cores = list(MPOEmbedding.from_dense(first.module, shape, caps, gauge=gauge).cores)
-    else:
-        cores = list(MPOLinear.from_dense(first.module, shape, caps, gauge=gauge).cores)
-    layers = []
+def _decomposed_for_outputs(
+    matrix: Tensor, covariance: Covariance, shape: MPOShape, caps: Bonds, gauge: AnyGauge
+) -> list[Tensor]:
+    """The cores of a matrix whose product with the inputs is to stay close."""
+    if gauge == "identity":
+        raise UsageError("gauge 'identity' is lossless, but bonds are to be cut; choose another or leave bonds out.")
+    matrix, covariance = matrix.detach(), covariance.to(matrix.device)
+    if gauge != "mixed":
+        return list(decompose_for_outputs(matrix, covariance, shape, caps, gauge=gauge).cores)
+    mpo = decompose_for_outputs(matrix, covariance, shape, caps, gauge="left")
+    return list(mpo.canonicalize(site=home_site(shape)).cores)
+
+
+def _layers(group: WeightGroup, cores: Sequence[Tensor], shape: MPOShape, strategy: str, cache: bool) -> list[MPOLayer]:
+    """The new layers of a group; all hold the same core parameters, which train if the weight does."""
+    parameters = [as_parameter(core).requires_grad_(group.weight.requires_grad) for core in cores]
+    layers: list[MPOLayer] = []
     for member in group.members:
         dense = member.module
         bias, padding_idx = getattr(dense, "bias", None), getattr(dense, "padding_idx", None)
-        layers.append(make_layer(member.kind, cores, shape, bias, padding_idx).train(dense.training))
-    for core in cores:
-        core.requires_grad_(group.weight.requires_grad)
+        layer = make_layer(member.kind, parameters, shape, bias, padding_idx)
+        set_forward(layer, strategy, cache)
+        layers.append(layer.train(dense.training))
     return layers
+
+
+def _own_gauge(weight: Tensor, shape: MPOShape, caps: Bonds, gauge: AnyGauge | None) -> AnyGauge:
+    """The gauge that a layer gets: ``identity`` wherever its operator is the lossless one, to the bit."""
+    full = shape.clip_bonds(caps) == shape.full_bonds
+    if full and (gauge in (None, "mixed", "identity") or shape.n == 1):
+        return "identity"
+    if gauge is not None:
+        return gauge
+    # All symmetric cores of a zero matrix are zero, so that no gradient would ever reach them.
+    return "symmetric" if weight.is_meta or bool(weight.detach().any()) else "left"
 
 
 @torch.no_grad()
@@ -233,9 +290,17 @@ def _relative_error(weight: Tensor, layer: MPOLayer) -> float:
     if weight.is_meta:
         return float("nan")
     dense = (weight.T if layer_kind(layer) == "conv1d" else weight).double()
-    norm = torch.linalg.vector_norm(dense)
-    difference = torch.linalg.vector_norm(dense - layer.weight.double())
+    norm = vector_norm(dense)
+    difference = vector_norm(dense - layer.weight.double())
     return float(difference / norm) if norm > 0 else float(difference)
+
+
+def _check_size(shape: MPOShape | None, target: Target) -> None:
+    if shape is not None and (shape.rows, shape.cols) != (target.rows, target.cols):
+        raise ShapeError(
+            f"the shape is for {shape.rows}x{shape.cols}, the matrix is {target.rows}x{target.cols}; give"
+            " factors for (out_features, in_features)."
+        )
 
 
 def _check_names(what: str, given: Mapping[str, object], groups: Sequence[WeightGroup]) -> None:
@@ -256,3 +321,9 @@ def _named(given: Mapping[str, _Choice], group: WeightGroup) -> _Choice | None:
             f"replace_modules: {', '.join(group.names)} share one weight, but have different entries; give one."
         )
     return said[0] if said else None
+
+
+def _joint_covariance(given: Mapping[str, Covariance], group: WeightGroup) -> Covariance | None:
+    """The sum over the layers of a group: the squared errors of their outputs add up."""
+    found = [given[name] for name in group.names if name in given]
+    return sum(found[1:], found[0]) if found else None
