@@ -94,16 +94,19 @@ def _rounds(
 def peak_extra_bytes(setup: str, statement: str) -> int:
     """How far the resident memory of a fresh process rises above its level after `setup`.
 
+    What `setup` has freed is given back to the system first, where the allocator can, as it would be used again unseen.
+
     Args:
         setup: Python lines that import and build everything the statement needs, warm-up included.
         statement: the Python line to measure.
     """
     script = "\n".join(
         [
-            "import threading, time, psutil, torch, gc",
+            "import ctypes, gc, threading, time, psutil, torch",
             "torch.set_num_threads(1)",
             setup,
             "gc.collect()",
+            "getattr(ctypes.CDLL(None), 'malloc_trim', lambda _: 0)(0)",
             "process = psutil.Process()",
             "start = peak = process.memory_info().rss",
             "running = True",

@@ -534,13 +534,17 @@ def test_covariances_of_tied_layers_are_added() -> None:
     assert (difference @ covariance.sqrt()).norm() < 0.9 * (worse @ covariance.sqrt()).norm()
 
 
-def test_the_layers_are_told_how_to_compute() -> None:
-    model = build("gpt2")
-    done = replace_modules(model, find_targets(model, ["*c_fc"]), n=3, strategy="rebuild", cache=True)
-    for r in done:
-        if hasattr(r.layer, "strategy"):
-            assert r.layer.strategy == "rebuild"  # pyright: ignore[reportAttributeAccessIssue]
-            assert r.layer.cache is True  # pyright: ignore[reportAttributeAccessIssue]
+@pytest.mark.parametrize(("strategy", "lookup"), [("auto", "auto"), ("rebuild", "rebuild"), ("chain", "lookup")])
+def test_the_layers_are_told_how_to_compute(strategy: Any, lookup: str) -> None:
+    model, dense = build("gpt2"), build("gpt2")
+    done = replace_modules(model, find_targets(model), n=3, strategy=strategy, cache=True)
+    for layer in mpo_layers(model).values():
+        assert layer.strategy == (lookup if isinstance(layer, MPOEmbedding) else strategy)
+        assert layer.cache is True
+    torch.testing.assert_close(logits(model), logits(dense), rtol=0, atol=1e-11)
+    assert len(done) == 10
+    with pytest.raises(UsageError, match="strategy is 'fast'; expected one of auto, rebuild, chain, mixed"):
+        replace_modules(model, [], strategy="fast")  # pyright: ignore[reportArgumentType]
 
 
 # -- refusals ----------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def decompose_for_outputs(
         factors = [roots(factor) for factor in column_weights(weight, shape)]
         weighted = decompose(*weighted_columns(exact, [root for root, _ in factors], shape), bonds, gauge="right")
         unweighted = unweighted_cores(weighted.cores, [inverse for _, inverse in factors])
-        fit = OutputFit(exact, weight / weight.diagonal().mean(), shape)
+        fit = OutputFit(exact, weight, shape)
         starts = [cores, canonical_cores(unweighted, "right")[0]]
         cores = fit.improve(min(starts, key=lambda start: fit.error(MPO(start, shape).to_matrix())), sweeps)
     cores[0] = torch.ldexp(cores[0], torch.tensor(power, device=values.device))
@@ -149,7 +149,7 @@ def decompose_for_outputs(
 
 
 def damped_covariance(covariance: Covariance, cols: int, damping: float = 1e-4) -> Covariance:
-    """A covariance in float64, exactly symmetric, with a share of its mean diagonal added to the diagonal.
+    """A covariance in float64, exactly symmetric, scaled to a mean diagonal of 1, with `damping` added to the diagonal.
 
     A covariance of zeros, of inputs that say nothing, becomes the identity: all directions count the same.
 
@@ -172,7 +172,10 @@ def damped_covariance(covariance: Covariance, cols: int, damping: float = 1e-4) 
             "decompose_for_outputs: `covariance` is not symmetric with a non-negative diagonal; expected E[x x^T]."
         )
     eye = torch.eye(cols, dtype=exact.dtype, device=exact.device)
-    return (exact + exact.T) / 2 + damping * exact.diagonal().mean() * eye if scale > 0 else eye
+    if scale == 0:
+        return eye
+    exact = exact / scale
+    return (exact + exact.T) / (2 * exact.diagonal().mean()) + damping * eye
 
 
 def _in_dtype(cores: Sequence[Core], dtype: torch.dtype) -> list[Core]:

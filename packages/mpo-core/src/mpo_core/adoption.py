@@ -25,7 +25,7 @@ from mpo_core.adoption_config import MPOConfig
 from mpo_core.allocation import Importance
 from mpo_core.base_weights import BaseRecord, all_parameters, core_places, gradient_flags, make_record
 from mpo_core.chain import home_site
-from mpo_core.decomposition import Method, Precision
+from mpo_core.choices import Method, Precision
 from mpo_core.errors import UsageError
 from mpo_core.planning import plan_layer_bonds, saved_modules, select_targets
 from mpo_core.roles import ParameterCount, count_parameters, freeze_cores

@@ -58,7 +58,8 @@ class MPOConfig:
         train: which cores train: ``auxiliary`` is lightweight fine-tuning (Liu et al. 2021, section 4.1).
         modules_to_save: patterns of dense modules that are trained and saved in full, say a new classifier head.
         bias: which biases train besides: ``none``, those of the layers in MPO form (``mpo_only``), or ``all``.
-        strategy: how the layers compute their product, see `mpo_core.MPOLinear`.
+        strategy: how the layers compute their product, see `mpo_core.MPOLinear`; embeddings look rows up for ``chain``
+            and ``mixed``.
         cache: whether they keep the rebuilt weight in evaluation, likewise.
         min_size: layers with a side of the matrix below this stay dense.
 

@@ -219,7 +219,7 @@ def _most_error_saved_first(layers: Sequence[_Layer], limit: int) -> list[tuple[
 def _curve(layer: _Layer) -> list[_Point]:
     """Error over parameters, from bonds of 1 to full bonds."""
     least, most = layer.shape.n_params(1), layer.shape.n_params()
-    limits = sorted({*(int(limit) for limit in np.geomspace(least, most, _CURVE_POINTS)), least, most})
+    limits = sorted({max(least, int(limit)) for limit in np.geomspace(least, most, _CURVE_POINTS)} | {most})
     return [_point(layer, limit) for limit in limits]
 
 

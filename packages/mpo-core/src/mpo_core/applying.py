@@ -12,16 +12,16 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 # What torch.autograd.Function asks itself before it refuses to work under torch.func; there is no public form of it.
 from torch._C import _are_functorch_transforms_active as transforms_active  # pyright: ignore[reportPrivateUsage]
+from torch.nn import functional
 
 from mpo_core.contraction import best_split, contract_matrix, merge_stretch
 from mpo_core.cost import Plan, Strategy, plan_linear
 from mpo_core.errors import ShapeError, UsageError
 from mpo_core.machine import machine_for
-from mpo_core.rebuilt import RebuiltLinear
+from mpo_core.rebuilt import RebuiltLinear, apply_halves
 from mpo_core.shapes import MPOShape
 from mpo_core.stretches import StretchedLinear, meet, meet_differentiably, stretch_matrix
 
@@ -34,6 +34,7 @@ def apply_mpo(
     plan: Plan | None = None,
     *,
     strategy: Strategy = "auto",
+    where: str = "apply_mpo",
 ) -> Float[Tensor, "... out"]:
     """Apply a matrix in MPO form to the last axis, as `torch.nn.functional.linear` does; differentiable.
 
@@ -44,6 +45,7 @@ def apply_mpo(
         bias: added to the result.
         plan: how to compute it, from `mpo_core.cost.plan_linear` for these sizes; the best one if left out.
         strategy: which plans to choose from where none is given.
+        where: who is named in errors.
 
     Returns:
         Of shape (..., rows).
@@ -52,29 +54,35 @@ def apply_mpo(
         ShapeError: the last axis of `x` is not as long as the matrix has columns.
         UsageError: `x` has another dtype than the cores, or the strategy is unknown.
     """
-    check_features(x, shape, "apply_mpo")
+    check_features(x, shape, where)
     x, bias, cores = autocast(x, bias, cores)
-    check_dtype(x, cores[0], "apply_mpo")
+    check_dtype(x, cores[0], where)
     training = torch.is_grad_enabled() and (
         x.requires_grad or any_requires_grad(cores) or (bias is not None and bias.requires_grad)
     )
-    if plan is None:
-        plan = plan_linear(
-            shape,
-            tuple([core.shape[-1] for core in cores[:-1]]),
-            x.numel() // shape.cols,
-            training,
-            strategy=strategy,
-            input_grad=x.requires_grad or not training,
-            machine=machine_for(x.device.type, x.dtype),
-        )
     plainly = torch.compiler.is_compiling() or transforms_active()
+    if plan is None:
+        bonds = tuple([core.shape[-1] for core in cores[:-1]])
+        input_grad = x.requires_grad or not training
+        tokens = x.numel() // shape.cols
+        if plainly:
+            plan = _plan_for_graph(
+                _rounded(tokens), shape, bonds, training, strategy, input_grad, x.device.type, x.dtype
+            )
+        else:
+            machine = machine_for(x.device.type, x.dtype)
+            plan = plan_linear(
+                shape, bonds, tokens, training, strategy=strategy, input_grad=input_grad, machine=machine
+            )
     if plan.kind == "rebuild":
-        if plainly or not training or shape.n == 1:
+        if plainly or shape.n == 1:
             return functional.linear(x, contract_matrix(cores, shape), bias)
         split = best_split(shape, tuple([core.shape[-1] for core in cores[:-1]]))
         left, right = merge_stretch(cores[:split]), merge_stretch(cores[split:])
-        return RebuiltLinear.apply((shape.rows, shape.cols), plan.keep, x, bias, left, right)
+        sizes = shape.rows, shape.cols
+        if training:
+            return RebuiltLinear.apply(sizes, plan.keep, x, bias, left, right)
+        return apply_halves(x, bias, left, right, sizes)
     flat = _padded(x if x.dim() == 2 else x.reshape(-1, shape.cols), shape.padded_cols).contiguous()
     bias = None if bias is None else _padded(bias, shape.padded_rows)
     matrices = [
@@ -91,6 +99,30 @@ def apply_mpo(
     if shape.padded_rows > shape.rows:
         output = output[:, : shape.rows].contiguous()
     return output if x.dim() == 2 else output.view(*x.shape[:-1], shape.rows)
+
+
+def _rounded(tokens: int) -> int:
+    """The number of tokens that a plan in a graph is made for: few numbers, as each has a graph of its own."""
+    for limit in (1, 8, 32, 128, 512):
+        if tokens <= limit:
+            return limit
+    return 4096
+
+
+@torch.compiler.assume_constant_result
+def _plan_for_graph(
+    tokens: int,
+    shape: MPOShape,
+    bonds: tuple[int, ...],
+    training: bool,
+    strategy: Strategy,
+    input_grad: bool,
+    device: str,
+    dtype: torch.dtype,
+) -> Plan:
+    """Choose while tracing, from sizes that are known there."""
+    machine = machine_for(device, dtype)
+    return plan_linear(shape, bonds, tokens, training, strategy=strategy, input_grad=input_grad, machine=machine)
 
 
 def any_requires_grad(tensors: Sequence[Tensor]) -> bool:

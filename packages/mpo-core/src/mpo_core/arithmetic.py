@@ -26,6 +26,15 @@ from mpo_core.operands import (
 from mpo_core.scaling import scale_cores
 from mpo_core.shapes import MPOShape
 
+_OPERANDS = {
+    "a + b": "another MPO",
+    "a - b": "another MPO",
+    "a * number": "a number (for the product of matrices use @)",
+    "a / number": "a number",
+    "a @ x": "another MPO or a tensor",
+    "x @ a": "another MPO or a tensor",
+}
+
 
 class OperatorArithmetic:
     """What `mpo_core.MPO` can be computed with; everything returns something new.
@@ -180,5 +189,5 @@ class OperatorArithmetic:
     def _refuse(self, other: object, where: str) -> Any:
         """Numbers, tensors and operators in a wrong place are ours to explain, anything else may know what to do."""
         if isinstance(other, OperatorArithmetic) or is_number(other):
-            raise UsageError(f"{where}: found {type(other).__name__} beside an MPO, which has no such operation.")
+            raise UsageError(f"{where}: found {type(other).__name__} beside an MPO; expected {_OPERANDS[where]}.")
         return NotImplemented

@@ -63,24 +63,13 @@ def merge_stretch(cores: Sequence[Tensor]) -> Float[Tensor, "left rows cols righ
     Args:
         cores: of shapes ``(d_{k-1}, i_k, j_k, d_k)``, neighbours.
     """
-    if len(cores) == 1:
-        return cores[0]
-    tensor, rows, cols = merge_digits(cores)
-    sizes = tensor.shape
-    tensor = tensor.permute(0, *rows, *cols, len(sizes) - 1)
-    return tensor.reshape(sizes[0], math.prod(sizes[k] for k in rows), -1, sizes[-1])
-
-
-def merge_digits(cores: Sequence[Tensor]) -> tuple[Float[Tensor, "left *digits right"], range, range]:
-    """Multiply neighbouring cores, and say where the digits are.
-
-    Returns:
-        The product, of shape ``(d_left, i_a, j_a, .., i_b, j_b, d_right)``, its row axes and its column axes.
-    """
     n = len(cores)
+    if n == 1:
+        return cores[0]
     digits = [size for core in cores for size in core.shape[1:3]]
-    tensor = merge_cores(cores) if n > 1 else cores[0]
-    return tensor.reshape(cores[0].shape[0], *digits, cores[-1].shape[-1]), range(1, 2 * n, 2), range(2, 2 * n + 1, 2)
+    tensor = merge_cores(cores).reshape(cores[0].shape[0], *digits, cores[-1].shape[-1])
+    tensor = tensor.permute(0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
+    return tensor.reshape(tensor.shape[0], math.prod(digits[::2]), math.prod(digits[1::2]), tensor.shape[-1])
 
 
 def join_halves(left: Float[Tensor, "1 a b r"], right: Float[Tensor, "r c d 1"]) -> Float[Tensor, "rows cols"]:
@@ -95,23 +84,45 @@ def join_halves_blockwise(
     left: Float[Tensor, "1 a b r"], right: Float[Tensor, "r c d 1"]
 ) -> Float[Tensor, "rows cols"]:
     """As `join_halves`, without a gradient, and faster on a CPU."""
+    _, a, b, _ = left.shape
+    _, c, d, _ = right.shape
+    if block_rows(left, right) == a:
+        return join_halves(left, right)
+    matrix = left.new_empty(a * c, b * d)
+    for _ in joined_blocks(left, right, matrix):
+        pass
+    return matrix
+
+
+def joined_blocks(
+    left: Float[Tensor, "1 a b r"], right: Float[Tensor, "r c d 1"], into: Tensor | None = None
+) -> Iterator[tuple[int, Float[Tensor, "some cols"]]]:
+    """The matrix of two halves, some rows at a time, without a gradient.
+
+    Args:
+        left: the left half.
+        right: the right half.
+        into: the matrix to write the rows to; if left out, each block overwrites the one before.
+
+    Yields:
+        The number of the first row of a block, and the block.
+    """
     _, a, b, bond = left.shape
     _, c, d, _ = right.shape
     step = block_rows(left, right)
-    if step >= a:
-        return join_halves(left, right)
-    matrix = left.new_empty(a, c, b, d)
-    block = left.new_empty(step * b, c * d)
+    product = left.new_empty(step * b, c * d)
+    rows = left.new_empty(step * c, b * d) if into is None else into
     columns = right.reshape(bond, c * d)
     for start, stop in blocks(a, step):
-        part = block[: (stop - start) * b]
+        part = product[: (stop - start) * b]
         torch.mm(left[0, start:stop].reshape(-1, bond), columns, out=part)
-        matrix[start:stop].copy_(part.view(stop - start, b, c, d).transpose(1, 2))
-    return matrix.view(a * c, b * d)
+        block = rows[: (stop - start) * c] if into is None else rows[start * c : stop * c]
+        block.view(-1, c, b, d).copy_(part.view(-1, b, c, d).transpose(1, 2))
+        yield start * c, block
 
 
 def block_rows(left: Tensor, right: Tensor) -> int:
-    """How many row digits of the left half make one block; all of them where blocks do not pay."""
+    """How many rows of the left half make one block; all of them where blocks do not pay."""
     rows = left.shape[1]
     if left.device.type != "cpu" or torch.compiler.is_compiling():
         return rows
@@ -156,7 +167,8 @@ def _first_leaf(tree: Tree) -> int:
     return tree if isinstance(tree, int) else _first_leaf(tree[0])
 
 
-@lru_cache(maxsize=4096)
+# Under torch.compile the answer is a constant of the graph, instead of the search being traced.
+@torch.compiler.assume_constant_result
 def contraction_tree(sizes: tuple[int, ...], bonds: tuple[int, ...]) -> tuple[int, Tree]:
     """The order of pairwise products with the fewest multiplications, by dynamic programming over stretches.
 
@@ -171,6 +183,11 @@ def contraction_tree(sizes: tuple[int, ...], bonds: tuple[int, ...]) -> tuple[in
         >>> contraction_tree((4, 4, 2), (1, 4, 2, 1))
         (192, (0, (1, 2)))
     """
+    return _search_tree(sizes, bonds)
+
+
+@lru_cache(maxsize=4096)
+def _search_tree(sizes: tuple[int, ...], bonds: tuple[int, ...]) -> tuple[int, Tree]:
     n = len(sizes)
     best: dict[tuple[int, int], tuple[int, int, Tree]] = {(k, k + 1): (0, size, k) for k, size in enumerate(sizes)}
     for length in range(2, n + 1):

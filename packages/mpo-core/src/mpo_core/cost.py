@@ -28,20 +28,22 @@ from typing import Literal
 
 import torch
 
+from mpo_core.contraction import BLOCK_BYTES
 from mpo_core.errors import UsageError
-from mpo_core.machine import Machine, Operation, Product, machine_for
+from mpo_core.machine import Machine, Operation, machine_for
 from mpo_core.operations import (
+    MANY_TOKENS,
     Direction,
     Layout,
     Recipe,
     Step,
     backward_operations,
     forward_operations,
-    linear_operations,
     merging,
     rebuilding,
     recipe_of,
     step_of,
+    total_flops,
 )
 from mpo_core.shapes import MPOShape
 
@@ -134,7 +136,7 @@ def plan_linear(
     return search.fastest(found)
 
 
-_SIDES: tuple[Direction, Direction] = ("left", "right")
+_SIDES: list[Direction] = ["left", "right"]
 
 
 def _default_machine() -> Machine:
@@ -164,8 +166,14 @@ class _Search:
         keep = reused and again > _WORTH_KEEPING * seconds and parts.kept + layout.padded <= limit
         if reused and not keep:
             operations, seconds = operations + parts.join, seconds + again
-        numbers = parts.kept + (layout.padded if keep or not self.training else 0)
-        return Plan("rebuild", (), (), "left", self.tokens, keep, _flops(operations), numbers * machine.itemsize, seconds)
+        if self.training:
+            numbers = parts.kept + (layout.padded if keep else 0)
+        else:
+            blocks = layout.padded if self.tokens >= MANY_TOKENS else 2 * BLOCK_BYTES // machine.itemsize
+            numbers = parts.kept + min(blocks, layout.padded)
+        return Plan(
+            "rebuild", (), (), "left", self.tokens, keep, total_flops(operations), numbers * machine.itemsize, seconds
+        )
 
     def along(self, stretches: Sequence[tuple[int, int]], direction: Direction) -> Plan:
         """The plan that meets these stretches, given from left to right, coming from one side."""
@@ -209,7 +217,7 @@ class _Search:
             direction,
             chunk,
             keep,
-            _flops(merges) + _flops(operations(tokens)),
+            total_flops(merges) + total_flops(operations(tokens)),
             numbers * machine.itemsize,
             machine.seconds(merges) + machine.seconds(operations(chunk)) * tokens / chunk,
         )
@@ -253,7 +261,3 @@ class _Search:
             operations = operations + again_operations + backward_operations(step, count, not first or self.input_grad)
         merges = part.forward + (part.backward if self.training else [])
         return machine.seconds(merges) + machine.seconds(operations) * self.tokens / count
-
-
-def _flops(operations: Sequence[Operation]) -> int:
-    return sum(operation.flops for operation in operations if isinstance(operation, Product))

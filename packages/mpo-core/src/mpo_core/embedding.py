@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mpo_core.applying import any_requires_grad
 from mpo_core.choices import AnyGauge, DecomposeOptions
+from mpo_core.contraction import contract_matrix
 from mpo_core.decomposition import decompose
 from mpo_core.embedding_rows import embed_tokens, pick_from_table, table_of
 from mpo_core.errors import ShapeError, UsageError
@@ -66,14 +67,10 @@ class MPOEmbedding(MPOLayer):
         super().__init__(cores, shape)
         if padding_idx is not None and not -shape.rows <= padding_idx < shape.rows:
             raise ShapeError(f"MPOEmbedding: padding_idx is {padding_idx}; expected it to be within {shape.rows} rows.")
-        if strategy not in EMBEDDING_STRATEGIES:
-            raise UsageError(
-                f"MPOEmbedding: strategy is {strategy!r}; expected one of {', '.join(EMBEDDING_STRATEGIES)}."
-            )
         self.padding_idx = padding_idx if padding_idx is None else padding_idx % shape.rows
-        self.strategy: EmbeddingStrategy = strategy
-        self.cache = cache
         self._kept_table = WeightCache()
+        self.strategy = strategy
+        self.cache = cache
 
     @property
     def num_embeddings(self) -> int:
@@ -85,10 +82,43 @@ class MPOEmbedding(MPOLayer):
         """Size of each embedding."""
         return self.shape.cols
 
+    @property
+    def strategy(self) -> EmbeddingStrategy:
+        """How rows are computed."""
+        return self._strategy
+
+    @strategy.setter
+    def strategy(self, value: EmbeddingStrategy) -> None:
+        if value not in EMBEDDING_STRATEGIES:
+            raise UsageError(f"MPOEmbedding: strategy is {value!r}; expected one of {', '.join(EMBEDDING_STRATEGIES)}.")
+        self._strategy: EmbeddingStrategy = value
+
+    @property
+    def cache(self) -> bool:
+        """Whether the table is kept in eval mode."""
+        return self._cache
+
+    @cache.setter
+    def cache(self, value: bool) -> None:
+        if value is not True and value is not False:
+            raise UsageError(f"MPOEmbedding: cache is {value!r}; expected True or False.")
+        self._cache = value
+        self.drop_cache()
+
+    def drop_cache(self) -> None:
+        """Let go of the kept table; the next call in eval mode builds it again."""
+        self._kept_table.clear()
+
+    @property
+    def weight(self) -> Float[Tensor, "rows dim"]:
+        """The table: the kept one where there is one, else rebuilt from the cores, differentiable."""
+        cores = self.core_list()
+        return self._kept(cores) if self._keeps(cores) else contract_matrix(cores, self.shape)
+
     @classmethod
     def from_dense(
         cls,
-        dense: nn.Embedding,
+        dense: nn.Module,
         shape: MPOShape | None = None,
         bonds: int | Sequence[int] | None = None,
         *,
@@ -103,7 +133,7 @@ class MPOEmbedding(MPOLayer):
         Device, dtype and the training flag are kept, and the cores require a gradient if the table does.
 
         Args:
-            dense: it is not changed.
+            dense: an `nn.Embedding`; it is not changed.
             shape: factors of the table; balanced ones if left out.
             bonds: as in `mpo_core.decompose`.
             n: number of cores where `shape` is left out.
@@ -135,8 +165,8 @@ class MPOEmbedding(MPOLayer):
 
     def to_dense(self) -> nn.Embedding:
         """The `nn.Embedding` with the rebuilt table; it requires a gradient if any core does."""
-        weight = merged_weight(self.weight.detach(), self.cores)
-        dense = nn.Embedding.from_pretrained(weight, freeze=not weight.requires_grad, padding_idx=self.padding_idx)
+        dense = nn.Embedding(self.num_embeddings, self.embedding_dim, self.padding_idx, device="meta")
+        dense.weight = merged_weight(self.weight.detach(), self.cores)
         return dense.train(self.training)
 
     def forward(self, input: Int[Tensor, ...]) -> Float[Tensor, "... dim"]:
@@ -148,31 +178,47 @@ class MPOEmbedding(MPOLayer):
                 error of `nn.Embedding`.
             UsageError: the ids are on another device than the cores.
         """
-        cores = list(self.cores)
+        cores = self.core_list()
         if input.dtype not in (torch.int64, torch.int32):
             raise ShapeError(f"MPOEmbedding: the ids are {input.dtype}; expected torch.int64 or torch.int32.")
         if input.device != cores[0].device:
             raise UsageError(
                 f"MPOEmbedding: the ids are on {input.device}, the cores on {cores[0].device}; move one of them."
             )
-        watched = self.cache and not self.training and not torch.compiler.is_compiling()
-        if watched and not (torch.is_grad_enabled() and any_requires_grad(cores)):
-            table = self._kept_table.get(cores, lambda: table_of(cores, self.shape).contiguous())
-            return pick_from_table(input, table, None)
-        return embed_tokens(input, cores, self.shape, strategy=self.strategy, padding_idx=self.padding_idx)
+        if self._keeps(cores):
+            return pick_from_table(input, self._kept(cores), None)
+        return embed_tokens(input, cores, self.shape, strategy=self._strategy, padding_idx=self.padding_idx)
+
+    def _keeps(self, cores: Sequence[Tensor]) -> bool:
+        """Whether the kept table may be used now."""
+        return (
+            self._cache
+            and not self.training
+            and not (torch.is_grad_enabled() and any_requires_grad(cores))
+            and not torch.compiler.is_compiling()
+        )
+
+    def _kept(self, cores: Sequence[Tensor]) -> Tensor:
+        """The kept table."""
+
+        def built() -> Tensor:
+            table = table_of(cores, self.shape)
+            return table.clone() if self.shape.n == 1 else table.contiguous()  # one core is the table, not to be shared
+
+        return self._kept_table.get(cores, built)
 
     def train(self, mode: bool = True) -> MPOEmbedding:
         """As `nn.Module.train`; the kept table is let go."""
         if mode:
-            self._kept_table.clear()
+            self.drop_cache()
         return super().train(mode)
 
-    def cost(self, ids: Int[Tensor, ...] | int, training: bool | None = None) -> EmbeddingCost:
-        """What a pass costs by looking up, and by rebuilding the table; print it for a table.
+    def cost(self, ids: Int[Tensor, ...] | int, training: bool = False) -> EmbeddingCost:
+        """What it costs to look rows up and to rebuild the table; print it for a table.
 
         Args:
-            ids: what `forward` would get; or a number of distinct ids, which are then drawn at random, always the same.
-            training: with the backward pass to all cores; as the layer's mode is if left out.
+            ids: as `forward` gets them; or a number of distinct ids, which are then drawn evenly, always the same.
+            training: with the backward pass, to all cores.
 
         Raises:
             ShapeError: an id is out of range, or there is none.
@@ -180,22 +226,20 @@ class MPOEmbedding(MPOLayer):
         Example:
             >>> shape = MPOShape.choose(30522, 384)
             >>> layer = MPOEmbedding([torch.empty(size) for size in shape.core_shapes(16)], shape)
-            >>> layer.cost(512).fastest
+            >>> layer.cost(512).chosen
             'lookup'
         """
         rows = self.num_embeddings
         if isinstance(ids, Tensor):
             distinct, _ = distinct_ids(ids, rows, "MPOEmbedding.cost")
         else:
-            distinct = np.sort(np.random.default_rng(0).permutation(rows)[:ids])
-        if len(distinct) == 0 or (not isinstance(ids, Tensor) and ids > rows):
-            raise ShapeError(
-                f"MPOEmbedding.cost: found no ids, or more than {rows}; expected 1 to {rows} distinct ids."
-            )
+            distinct = np.sort(np.random.default_rng(0).permutation(rows)[: max(ids, 0)])
+        if not len(distinct) or (isinstance(ids, int) and ids > rows):
+            raise ShapeError(f"MPOEmbedding.cost: found {ids} for ids; expected between 1 and {rows} distinct ones.")
         core = self.cores[0]
         machine = machine_for(core.device.type, core.dtype)
         return embedding_cost(
-            distinct, self.shape, self.bonds, machine, self.training if training is None else training
+            distinct, self.shape, self.bonds, machine, training, strategy=self._strategy, cache=self._cache
         )
 
     def extra_repr(self) -> str:

@@ -19,8 +19,8 @@ from mpo_core.lookup import no_rows, planned_rows
 from mpo_core.lookup_cost import EmbeddingStrategy, least_lookup_seconds, lookup_way, rebuild_way
 from mpo_core.lookup_join import on_device
 from mpo_core.lookup_operator import look_up
-from mpo_core.lookup_plan import plan_rows
-from mpo_core.machine import machine_for
+from mpo_core.lookup_plan import RowPlan, plan_rows
+from mpo_core.machine import Machine, machine_for
 from mpo_core.shapes import MPOShape
 from mpo_core.token_ids import PickRows, distinct_ids, planned_places
 
@@ -42,8 +42,9 @@ def embed_tokens(
         cores: of shapes ``(d_{k-1}, i_k, j_k, d_k)``.
         shape: the factors.
         strategy: ``lookup`` computes every distinct row once, without the table; ``rebuild`` makes the table; ``auto``
-            takes what is estimated to be faster (`mpo_core.lookup_cost`). Where the values of the tokens are out of
-            reach, on the meta device and inside `torch.func`, the table is rebuilt.
+            takes what is estimated to be faster (`mpo_core.lookup_cost`); a compiled graph, which does not know the
+            ids, looks them up unless rebuilding is faster for any. Where the values of the tokens are out of reach,
+            on the meta device and inside `torch.func`, the table is rebuilt.
         padding_idx: rows of this id pass no gradient on.
 
     Raises:
@@ -52,24 +53,39 @@ def embed_tokens(
     if strategy == "rebuild" or tokens.is_meta or transforms_active():
         return pick_from_table(tokens, table_of(cores, shape), padding_idx)
     bonds = tuple([core.shape[-1] for core in cores[:-1]])
-    machine = machine_for(cores[0].device.type, cores[0].dtype)
     training = torch.is_grad_enabled() and any_requires_grad(cores)
-    limit = rebuild_way(shape, bonds, machine, training).seconds if strategy == "auto" else float("inf")
-    if limit <= least_lookup_seconds(shape, bonds, machine, training):
-        # Whatever the tokens are, so they need not be brought to the host.
+    device, dtype = cores[0].device.type, cores[0].dtype
+    if strategy == "auto" and _rebuilding_is_fastest(shape, bonds, device, dtype, training):
         return pick_from_table(tokens, table_of(cores, shape), padding_idx)
     if torch.compiler.is_compiling():
         return look_up(tokens, cores, shape, padding_idx)
     ids, places = distinct_ids(tokens, shape.rows, "MPOEmbedding")
     if len(ids) == 0:
         return no_rows(cores, shape).reshape(*tokens.shape, shape.cols)
+    machine = machine_for(device, dtype)
     plan = plan_rows(ids, shape, bonds, machine)
-    if limit < lookup_way(plan, machine, training).seconds:
+    if strategy == "auto" and is_slower_than_rebuilding(plan, shape, machine, training):
         return pick_from_table(tokens, table_of(cores, shape), padding_idx)
     slots, padding = planned_places(ids, places, plan, padding_idx)
     rows = planned_rows(cores, plan)
     picked = cast("Tensor", PickRows.apply(rows, on_device(slots, rows), padding))
     return picked.view(*tokens.shape, shape.cols)
+
+
+@torch.compiler.assume_constant_result
+def _rebuilding_is_fastest(
+    shape: MPOShape, bonds: tuple[int, ...], device: str, dtype: torch.dtype, training: bool
+) -> bool:
+    """Whether rebuilding is, whatever the ids: they need not be brought to the host, and a graph knows it."""
+    machine = machine_for(device, dtype)
+    rebuild = rebuild_way(shape, bonds, machine, training)
+    return rebuild.seconds <= least_lookup_seconds(shape, bonds, machine, training)
+
+
+def is_slower_than_rebuilding(plan: RowPlan, shape: MPOShape, machine: Machine, training: bool) -> bool:
+    """Whether looking rows up is estimated to take longer than making all of them."""
+    rebuild = rebuild_way(shape, plan.layout.bonds, machine, training)
+    return rebuild.seconds < lookup_way(plan, machine, training).seconds
 
 
 def table_of(cores: Sequence[Tensor], shape: MPOShape) -> Float[Tensor, "rows cols"]:

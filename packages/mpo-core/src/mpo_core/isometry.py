@@ -141,7 +141,7 @@ def side_basis(unfolding: Unfolding, layout: SideLayout, double_data: bool) -> S
         In the dtype that was enough: that of the unfolding or float64.
     """
     try:
-        basis = _gram_basis(unfolding, layout)
+        basis = _gram_basis(unfolding, layout, double_data)
         reason = _NOISY
         if not (_is_trusted(unfolding, double_data) or _is_clean_basis(basis)):
             basis = None
@@ -237,10 +237,10 @@ def _log_repeat(layout: SideLayout, reason: str, dtype: torch.dtype) -> None:
     _LOG.info("%s side, bond of %d: %s in %s; done again %s", layout.side, layout.bonds[-1], reason, dtype, how)
 
 
-def _gram_basis(unfolding: Unfolding, layout: SideLayout) -> SideBasis:
+def _gram_basis(unfolding: Unfolding, layout: SideLayout, double_data: bool) -> SideBasis:
     other: Side = "right" if layout.side == "left" else "left"
     if len(layout.groups) == 1 and unfolding.size(other) < unfolding.size(layout.side):
-        squares, vectors = leading_eigenvectors(unfolding.gram(other), layout.bonds[0])
+        squares, vectors = _cut_eigenvectors(unfolding.gram(other), layout.bonds[0], double_data)
         return _through_other_side(unfolding, layout, squares.clamp_min(0).sqrt(), vectors)
     gram = layout.sorted_digits(layout.sorted_digits(unfolding.gram(layout.side), 2), 1)
     cores: list[Tensor] = []
@@ -248,7 +248,7 @@ def _gram_basis(unfolding: Unfolding, layout: SideLayout) -> SideBasis:
     outer = layout.outer
     for (rows, cols), bond in zip(layout.groups, layout.bonds, strict=True):
         wide = outer * rows * cols
-        squares, vectors = leading_eigenvectors(_partial_trace(gram, wide), bond)
+        squares, vectors = _cut_eigenvectors(_partial_trace(gram, wide), bond, double_data)
         cores.append(split_axis(vectors, 1, (outer, rows * cols)))
         values.append(squares.clamp_min(0).sqrt())
         if len(cores) < len(layout.groups):
@@ -292,6 +292,22 @@ def leading_eigenvectors(gram: Float[Tensor, "batch size size"], bond: int) -> t
     """All eigenvalues, descending, and the eigenvectors of the `bond` largest as columns."""
     squares, vectors = eigh(gram)
     return squares.flip(-1), vectors[..., -bond:].flip(-1)
+
+
+def _cut_eigenvectors(gram: Tensor, bond: int, double_data: bool) -> tuple[Tensor, Tensor]:
+    """The same for a cut; of a float64 Gram matrix of other data, in half the time where nothing of it can be seen.
+
+    Eigenvectors in float32 that are made orthonormal in float64 are an isometry as good as any. That they span the
+    leading subspace to seven digits instead of fifteen adds about the square of that to the dropped energy.
+    """
+    if gram.dtype == torch.float64 and not double_data and bond < gram.shape[-1]:
+        try:
+            squares, vectors = leading_eigenvectors(gram.float(), bond)
+            if is_clean(squares, bond, torch.float32):
+                return squares.double(), qr(vectors.double())[0]
+        except NotConvergedError:
+            pass
+    return leading_eigenvectors(gram, bond)
 
 
 def _partial_trace(gram: Tensor, keep: int) -> Tensor:

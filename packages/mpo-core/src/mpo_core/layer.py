@@ -30,6 +30,14 @@ class MPOLayer(nn.Module):
         """The ``n - 1`` bond dimensions."""
         return tuple(core.shape[-1] for core in list(self.cores)[:-1])
 
+    def core_list(self) -> list[Tensor]:
+        """The cores; as ``list(layer.cores)``, which takes ten times as long."""
+        if torch.compiler.is_compiling():
+            return list(self.cores)
+        registered = self.cores.__dict__["_parameters"]
+        # Some may be elsewhere: parametrized, or sharded.
+        return list(registered.values()) if len(registered) == self.shape.n else list(self.cores)
+
     @property
     def weight(self) -> Float[Tensor, "rows cols"]:
         """The matrix, rebuilt from the cores at every access; differentiable."""

@@ -22,14 +22,16 @@ import numpy as np
 from mpo_core.contraction import best_split
 from mpo_core.lookup_plan import Ints, RowPlan, plan_rows
 from mpo_core.machine import Copy, Machine, Operation, Product
-from mpo_core.operations import Layout, merging
+from mpo_core.operations import Layout, merging, total_flops
 from mpo_core.shapes import MPOShape
 
 EmbeddingStrategy = Literal["auto", "lookup", "rebuild"]
 EMBEDDING_STRATEGIES: tuple[EmbeddingStrategy, ...] = ("auto", "lookup", "rebuild")
 
-# Fitted to measured times: what a lookup does besides its products.
-_FIXED_CALLS = 40
+# Calls besides the products, forward and in training, fitted to measured times.
+_LOOKUP_CALLS = (44, 140)
+_REBUILD_CALLS = (3, 25)
+_MERGE_CALLS = (6, 25)
 _SECONDS_PER_ID = 4e-8
 
 
@@ -51,34 +53,35 @@ class Way:
 
 @dataclass(frozen=True)
 class EmbeddingCost:
-    """What `MPOEmbedding` chooses from; printed as a table.
+    """What the rows of some ids cost; ``str`` makes a table of it.
 
     Attributes:
-        ids: number of distinct ids.
-        training: whether the backward pass to all cores is counted.
-        ways: ``lookup`` and ``rebuild``.
+        title: sizes, ids and mode in words.
+        ways: ``lookup`` and ``rebuild``, and ``cached`` where the table may be kept.
+        chosen: the name of the way that is taken.
     """
 
-    ids: int
-    training: bool
+    title: str
     ways: dict[str, Way]
-
-    @property
-    def fastest(self) -> str:
-        """The way with the least estimated time."""
-        return min(self.ways, key=lambda name: self.ways[name].seconds)
+    chosen: str
 
     def __str__(self) -> str:
-        lines = [f"  {'training' if self.training else 'forward'}, {self.ids} ids    GFLOP        ms       MiB"]
+        lines = [self.title, f"{'':2}{'way':10}{'GFLOP':>12}{'MiB extra':>12}{'ms':>10}"]
         for name, way in self.ways.items():
-            mark = ">" if name == self.fastest else " "
-            figures = f"{way.flops / 1e9:9.3f} {way.seconds * 1e3:9.2f} {way.extra_bytes / 2**20:9.1f}"
-            lines.append(f"{mark} {name:22} {figures}")
+            figures = f"{way.flops / 1e9:12.6f}{way.extra_bytes / 2**20:12.3f}{way.seconds * 1e3:10.3f}"
+            lines.append(f"{'*' if name == self.chosen else '':2}{name:10}{figures}")
         return "\n".join(lines)
 
 
 def embedding_cost(
-    ids: Ints, shape: MPOShape, bonds: tuple[int, ...], machine: Machine, training: bool = False
+    ids: Ints,
+    shape: MPOShape,
+    bonds: tuple[int, ...],
+    machine: Machine,
+    training: bool = False,
+    *,
+    strategy: EmbeddingStrategy = "auto",
+    cache: bool = False,
 ) -> EmbeddingCost:
     """The cost of looking up some rows, and of rebuilding the table.
 
@@ -87,35 +90,91 @@ def embedding_cost(
         shape: the factors.
         bonds: the ``n - 1`` bonds.
         machine: the constants of the estimate.
-        training: the backward pass to all cores belongs to it.
+        training: with the backward pass, to all cores.
+        strategy: which way is chosen.
+        cache: whether the table is kept in eval mode.
 
     Example:
         >>> shape = MPOShape.choose(30522, 384)
         >>> cost = embedding_cost(np.arange(100), shape, shape.clip_bonds(64), Machine())
-        >>> cost.fastest, cost.ways["lookup"].flops < cost.ways["rebuild"].flops / 50
+        >>> cost.chosen, cost.ways["lookup"].flops < cost.ways["rebuild"].flops / 50
         ('lookup', True)
     """
-    lookup = lookup_way(plan_rows(ids, shape, bonds, machine), machine, training)
-    return EmbeddingCost(
-        len(ids), training, {"lookup": lookup, "rebuild": rebuild_way(shape, bonds, machine, training)}
-    )
+    ways = {
+        "lookup": lookup_way(plan_rows(ids, shape, bonds, machine), machine, training),
+        "rebuild": rebuild_way(shape, bonds, machine, training),
+    }
+    chosen = min(ways, key=lambda name: ways[name].seconds) if strategy == "auto" else strategy
+    if cache and not training:
+        chosen = "cached"
+        ways[chosen] = Way(0, 0.0, shape.rows * shape.cols * machine.itemsize)
+    mode = "training" if training else "forward"
+    return EmbeddingCost(f"{shape.rows}x{shape.cols}, bonds {bonds}, {len(ids)} ids, {mode}", ways, chosen)
 
 
 def lookup_way(plan: RowPlan, machine: Machine, training: bool) -> Way:
     """The cost of a plan."""
-    tables = _tables(plan.layout, machine, training)
     f = plan.factors
-    passes = 3 if training else 1
+    tables = _tables(plan.layout, machine, training)
+    operations, calls = _forward_operations(plan)
+    if training:
+        more, more_calls = _backward_operations(plan)
+        operations, calls = operations + more, calls + more_calls
+    seconds = machine.seconds(operations) + (calls + _LOOKUP_CALLS[training]) * machine.call
     stems = [block.heads[1] - block.heads[0] for block in plan.blocks]
     numbers = (sum(stems) if training else max(stems)) * f.stem_size if f.inner else 0
     numbers += f.pivot_size if plan.stem_order is not None else 0
-    seconds = passes * (plan.seconds + _FIXED_CALLS * machine.call) + len(plan.order) * _SECONDS_PER_ID
-    if training:  # the gradient of the pivot
-        seconds += machine.seconds([Copy(f.pivot_size, f.outer)])
     return Way(
-        passes * plan.flops + tables.flops,
-        seconds + tables.seconds,
+        (3 if training else 1) * plan.flops + tables.flops,
+        seconds + tables.seconds + len(plan.order) * _SECONDS_PER_ID,
         tables.extra_bytes + numbers * machine.itemsize,
+    )
+
+
+def _forward_operations(plan: RowPlan) -> tuple[list[Operation], int]:
+    """Products and copies, each kind in one, as if all were equally large; and the calls that this leaves out."""
+    f, heads, ids = plan.factors, len(plan.near), len(plan.order)
+    products, groups = _counts(plan)
+    found: list[Operation] = [
+        Copy(ids * f.far_size, f.far_size),
+        Product(heads, ids * f.far[1] // heads, f.outer, f.near[1] * f.own[1]),
+    ]
+    if f.inner:
+        found.append(Product(products, heads * f.near[1] // products, f.inner, f.own[1] * f.outer))
+    if plan.stem_order is not None:
+        found += [Copy(f.pivot_size, f.outer), Copy(heads * f.stem_size, f.outer)]
+    elif f.inner:
+        found.append(Copy(ids * plan.layout.shape.padded_cols, f.far[1]))
+    return found, products + 3 * groups
+
+
+def _backward_operations(plan: RowPlan) -> tuple[list[Operation], int]:
+    f, heads, ids = plan.factors, len(plan.near), len(plan.order)
+    products, groups = _counts(plan)
+    stem = f.near[1] * f.own[1]
+    found: list[Operation] = [
+        Copy(2 * ids * f.far_size, f.far_size),
+        Product(heads, stem, ids * f.far[1] // heads, f.outer),
+        Product(heads, ids * f.far[1] // heads, stem, f.outer),
+    ]
+    if f.inner:
+        rows, columns = heads * f.near[1] // products, f.own[1] * f.outer
+        found += [Product(products, f.inner, rows, columns), Product(products, rows, columns, f.inner)]
+        found += [Copy(f.pivot_size, f.outer), Copy(heads * f.near[1] * f.inner, f.inner)]
+    if plan.stem_order is not None:
+        found += [Copy(2 * f.pivot_size, f.outer), Copy(heads * f.stem_size, f.outer)]
+    elif f.inner:
+        found.append(Copy(ids * plan.layout.shape.padded_cols, f.far[1]))
+    return found, 2 * products + 5 * groups
+
+
+def _counts(plan: RowPlan) -> tuple[int, int]:
+    """Number of products for the stems, and of groups."""
+    f = plan.factors
+    per_digit = 1 if plan.stem_order is not None or f.side == "left" else f.own[1]
+    return (
+        per_digit * sum(len(block.digits) for block in plan.blocks),
+        sum(len(block.groups) for block in plan.blocks),
     )
 
 
@@ -124,7 +183,7 @@ def rebuild_way(shape: MPOShape, bonds: tuple[int, ...], machine: Machine, train
     """The cost of the whole table."""
     layout = Layout(shape, bonds)
     if shape.n == 1:
-        return Way(0, machine.call, 0)
+        return Way(0, _REBUILD_CALLS[training] * machine.call, 0)
     split = best_split(shape, bonds)
     halves = _merged(layout, ((0, split), (split, shape.n)), machine, training)
     rows, inner, cols = math.prod(layout.sizes[:split]), layout.ends[split], math.prod(layout.sizes[split:])
@@ -133,8 +192,8 @@ def rebuild_way(shape: MPOShape, bonds: tuple[int, ...], machine: Machine, train
     if training:  # and the gradient of the table is zeroed, filled and swapped
         operations += [Product(1, rows, cols, inner), Product(1, inner, rows, cols), swap, swap, swap]
     return Way(
-        halves.flops + _flops(operations),
-        halves.seconds + machine.seconds(operations),
+        halves.flops + total_flops(operations),
+        halves.seconds + machine.seconds(operations) + _REBUILD_CALLS[training] * machine.call,
         halves.extra_bytes + (3 if training else 1) * layout.padded * machine.itemsize,
     )
 
@@ -158,9 +217,6 @@ def _merged(layout: Layout, stretches: tuple[tuple[int, int], ...], machine: Mac
     operations = [operation for part in parts for operation in part.forward]
     if training:
         operations += [operation for part in parts for operation in part.backward]
+    calls = _MERGE_CALLS[training] * sum(stop - start > 1 for start, stop in stretches)
     kept = sum(part.kept for part in parts) * machine.itemsize
-    return Way(_flops(operations), machine.seconds(operations), kept)
-
-
-def _flops(operations: list[Operation]) -> int:
-    return sum(operation.flops for operation in operations if isinstance(operation, Product))
+    return Way(total_flops(operations), machine.seconds(operations) + calls * machine.call, kept)

@@ -32,9 +32,8 @@ _FEW_IDS = 16
 """Up to so many ids, the tables are made for their digits only, if they are large."""
 _LARGE_TABLES = 2**16
 """Numbers in both tables from which on that saves time."""
-# 4 MiB in float32: stays in the cache, and is below the limit from which malloc maps every allocation afresh, which
-# costs more than the products.
-_LONGEST_GATHER = 2**20
+_LONGEST_GATHER = 2**18
+"""Rows of the far table that are gathered at once have about so many numbers; 1 MiB in float32 stays in the cache."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,11 @@ class Factors:
     def stem_size(self) -> int:
         """Numbers in one stem."""
         return self.near[1] * self.own[1] * self.outer
+
+    @property
+    def far_size(self) -> int:
+        """Numbers in one row of the far table."""
+        return self.far[1] * self.outer
 
     @property
     def table_size(self) -> int:
@@ -140,7 +144,6 @@ class RowPlan:
             stems and so is for small bonds, it sorts the stems after they are computed: the heads by their number
             of ids, and, where the right side is near, the columns within each stem, the pivot's first.
         flops: of the forward pass, without those that make the two tables.
-        seconds: estimate of the same.
     """
 
     layout: Layout
@@ -153,7 +156,6 @@ class RowPlan:
     blocks: tuple[Block, ...]
     stem_order: Ints | None
     flops: int
-    seconds: float
 
 
 def plan_rows(ids: Ints, shape: MPOShape, bonds: tuple[int, ...], machine: Machine, *, reduce: bool = True) -> RowPlan:
@@ -222,7 +224,6 @@ def _arrange(
     call = 1.5 * machine.call  # with the views that each of them needs
     apart = (products * factors.own[1] + 3 * len(np.unique(by_digit))) * call
     together = (products + 3 * len(np.unique(members))) * call + 4 * machine.itemsize * copies / machine.bandwidth
-    seconds = min(apart, together) + 1.2 * flops / machine.flops
 
     blocks: list[Block] = []
     stem_order = None
@@ -247,9 +248,7 @@ def _arrange(
     place = np.empty(len(counts), np.int64)
     place[heads[head_order]] = np.arange(len(heads))
     order = np.argsort(place[keys], kind="stable")
-    return RowPlan(
-        layout, used, factors, order, ids[order], far[order], near, tuple(blocks), stem_order, flops, seconds
-    )
+    return RowPlan(layout, used, factors, order, ids[order], far[order], near, tuple(blocks), stem_order, flops)
 
 
 def _own_first(heads: Ints, factors: Factors) -> Ints:
@@ -265,7 +264,7 @@ def _block(digits: Sequence[tuple[int, int, int]], first: int, offset: int, memb
     start = 0
     for end in [*(np.flatnonzero(np.diff(members)) + 1).tolist(), len(members)]:
         number = int(members[start])
-        step = max(1, _LONGEST_GATHER // (number * factors.far[1] * factors.outer))
+        step = max(1, _LONGEST_GATHER // (number * factors.far_size))
         for begin in range(start, end, step):
             stop = min(begin + step, end)
             groups.append(Group((begin, stop), (offset, offset + number * (stop - begin))))

@@ -46,7 +46,7 @@ class Copy(NamedTuple):
 Operation = Product | Copy
 
 _LANES = 16
-"""Columns that a kernel computes at once (one register of float32 in AVX-512); a last, partial group costs a full one."""
+"""Columns that a kernel computes at once (a register of float32 in AVX-512); a last, partial group costs a full one."""
 
 
 @dataclass(frozen=True, eq=False)

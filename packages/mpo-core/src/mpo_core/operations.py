@@ -7,6 +7,7 @@ them up to choose among plans. In training every product ``C = A B`` is followed
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -17,6 +18,8 @@ from mpo_core.shapes import MPOShape
 
 Direction = Literal["left", "right"]
 
+MANY_TOKENS = 2048
+"""From so many tokens on, one product with a whole matrix is faster than one with each of its blocks."""
 NARROW = 16
 """Below so many rows a matrix is better multiplied as the left operand, transposed, than as the right one."""
 
@@ -266,3 +269,8 @@ def linear_operations(shape: MPOShape, tokens: int, training: bool, state_gradie
         if state_gradient:
             found.append(Product(1, tokens, shape.rows, shape.cols))
     return found
+
+
+def total_flops(operations: Sequence[Operation]) -> int:
+    """Floating-point operations of a pass."""
+    return sum(operation.flops for operation in operations if isinstance(operation, Product))

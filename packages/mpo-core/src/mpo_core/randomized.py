@@ -42,10 +42,11 @@ class RangeFinder:
         bond = layout.bonds[-1]
         width = min(bond + max(8, round(self.oversampling * bond)), unfolding.size(side), unfolding.size(other))
         generator = torch.Generator(unfolding.view.device).manual_seed(_SEED)
-        columns = torch.randn(
-            1, unfolding.size(other), width, generator=generator, dtype=unfolding.dtype, device=unfolding.view.device
-        )
-        found = self._image(unfolding, other, columns.expand(unfolding.view.shape[0], -1, -1))
+        size = (1, unfolding.size(other), width)
+        # In float64 always: other dtypes draw other numbers.
+        columns = torch.randn(size, generator=generator, dtype=torch.float64, device=unfolding.view.device)
+        columns = columns.to(unfolding.dtype).expand(unfolding.view.shape[0], -1, -1)
+        found = self._image(unfolding, other, columns)
         for _ in range(self.power):
             found = self._image(unfolding, other, self._image(unfolding, side, found))
         image = unfolding.project(side, found)

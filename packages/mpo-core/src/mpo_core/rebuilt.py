@@ -14,12 +14,43 @@ from torch import Tensor
 from torch.nn import functional
 
 from mpo_core.backward import GradientSum, gradients_with_graph, without_autocast
-from mpo_core.contraction import block_rows, blocks, join_halves, join_halves_blockwise
+from mpo_core.contraction import block_rows, blocks, join_halves, join_halves_blockwise, joined_blocks
+from mpo_core.operations import MANY_TOKENS
 
-_MANY_TOKENS = 2048
-"""From so many tokens on, one product for the whole gradient is faster than one for each block."""
 _BACKWARD_BLOCKS = 2
 """Blocks are so many times larger on the way back, where each is also a factor of products (measured)."""
+
+
+def apply_halves(
+    x: Float[Tensor, "... cols"],
+    bias: Float[Tensor, " rows"] | None,
+    left: Float[Tensor, "1 a b r"],
+    right: Float[Tensor, "r c d 1"],
+    sizes: tuple[int, int],
+) -> Float[Tensor, "... rows"]:
+    """``x W^T + b`` without a gradient; unless tokens are many, ``W`` never exists as a whole.
+
+    Args:
+        x: the input.
+        bias: added to the product.
+        left: the left half.
+        right: the right half.
+        sizes: rows and columns of ``W`` without padding.
+    """
+    rows, cols = sizes
+    tokens = x.numel() // cols
+    if tokens >= MANY_TOKENS or block_rows(left, right) == left.shape[1]:
+        return functional.linear(x, join_halves_blockwise(left, right)[:rows, :cols], bias)
+    flat = x.reshape(-1, cols)
+    output = x.new_empty(tokens, rows)
+    for first, block in joined_blocks(left, right):
+        target = output[:, first : first + len(block)]
+        weight = block[: target.shape[1], :cols].T
+        if bias is None:
+            torch.mm(flat, weight, out=target)
+        else:
+            torch.addmm(bias[first : first + len(block)], flat, weight, out=target)
+    return output.view(*x.shape[:-1], rows)
 
 
 class RebuiltLinear(torch.autograd.Function):
@@ -90,7 +121,7 @@ def halves_gradient(
     _, c, d, _ = right.shape
     step = min(a, _BACKWARD_BLOCKS * block_rows(left, right))
     left_rows, right_cols = left.reshape(a * b, bond), right.reshape(bond, c * d)
-    whole = _padded_product(grad, x, a * c, b * d) if len(x) >= _MANY_TOKENS else None
+    whole = _padded_product(grad, x, a * c, b * d) if len(x) >= MANY_TOKENS else None
     grad_left = torch.empty_like(left_rows) if needs_left else None
     grad_right = GradientSum(right.dtype)
     for start, stop in blocks(a, step):

@@ -35,7 +35,7 @@ from mpo_core.unfolding import Side, Unfolding
 
 Cores = list[Float[Tensor, "batch left rows cols right"]]
 
-_HOME_BYTES = 1 << 22
+_HOME_BYTES = 1 << 21
 """Size of the blocks in which the home core is turned into the Schmidt bases."""
 _HEALTHY = 1 / 16
 """Least ratio of Schmidt values up to which an orthonormal core may be found by dividing by them."""

@@ -1,11 +1,11 @@
 """Tokens that meet stretches of cores one after the other.
 
 Nothing is permuted on the way. Coming from the right, the state before cores a to b is a batch of matrices
-``(j_a .. j_b d_b, i_{b+1} .. i_n)``, one for every token and every digit of ``j_1 .. j_{a-1}``; the stretch is the matrix
-``(d_{a-1} i_a .. i_b, j_a .. j_b d_b)``, and their product, read as it lies in memory, is the batch that the next
-stretch takes. From the left, states are ``(d_{a-1} j_a .. j_b, j_{b+1} .. j_n)`` for every digit of ``i_1 .. i_{a-1}``, and
-the stretch is ``(i_a .. i_b d_b, d_{a-1} j_a .. j_b)``. Tokens go through all stretches in chunks, so that the states
-stay in the cache.
+``(j_a .. j_b d_b, i_{b+1} .. i_n)``, one for every token and every digit of ``j_1 .. j_{a-1}``; the stretch is the
+matrix ``(d_{a-1} i_a .. i_b, j_a .. j_b d_b)``, and their product, read as it lies in memory, is the batch that the
+next stretch takes. From the left, states are ``(d_{a-1} j_a .. j_b, j_{b+1} .. j_n)`` for every digit of
+``i_1 .. i_{a-1}``, and the stretch is ``(i_a .. i_b d_b, d_{a-1} j_a .. j_b)``. Tokens go through all stretches in
+chunks, so that the states stay in the cache.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def meet_differentiably(x: Tensor, matrices: Sequence[Tensor], steps: Sequence[S
             continue
         product = matrix @ _side_by_side(state.reshape(-1, step.inner, step.cols))
         state = product.reshape(step.rows, tokens * step.batch, step.cols).transpose(0, 1)
-    return state.reshape(tokens, -1)
+    return state.reshape(tokens, _width(steps))
 
 
 def meet(
@@ -64,14 +64,15 @@ def meet(
         The product with padded rows, and of each chunk the states between the stretches, if the plan keeps them.
     """
     tokens, steps, final = x.shape[0], plan.steps, plan.steps[-1]
+    width = _width(steps)
     kept: list[Tensor] = []
     if tokens <= plan.chunk:
         states = _states(x, matrices, steps)
-        output = _multiply(matrices[-1], states[-1], final, tokens).view(tokens, -1)
+        output = _multiply(matrices[-1], states[-1], final, tokens).view(tokens, width)
         if bias is not None:
             output.add_(bias)
         return output, states[1:] if plan.keep else kept
-    output = x.new_empty(tokens, final.batch * final.rows * final.cols)
+    output = x.new_empty(tokens, width)
     for start, stop in blocks(tokens, plan.chunk):
         states = _states(x[start:stop], matrices, steps)
         part = output[start:stop]
@@ -81,6 +82,11 @@ def meet(
         if plan.keep:
             kept += states[1:]
     return output, kept
+
+
+def _width(steps: Sequence[Step]) -> int:
+    """Numbers per token behind the last step: the padded rows."""
+    return steps[-1].batch * steps[-1].rows * steps[-1].cols
 
 
 def _states(x: Tensor, matrices: Sequence[Tensor], steps: Sequence[Step]) -> list[Tensor]:

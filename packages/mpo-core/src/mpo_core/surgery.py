@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from mpo_core.activation import Covariance, decompose_for_outputs
 from mpo_core.chain import home_site
-from mpo_core.decomposition import AnyGauge, DecomposeOptions, Method, Precision, decompose
+from mpo_core.choices import AnyGauge, DecomposeOptions, Method, Precision
+from mpo_core.cost import STRATEGIES, Strategy
+from mpo_core.decomposition import decompose
 from mpo_core.embedding import MPOEmbedding
 from mpo_core.errors import MPOError, ShapeError, UsageError
 from mpo_core.layer import as_parameter
@@ -69,7 +71,7 @@ def replace_modules(
     precision: Precision = "accurate",
     refine: int = 0,
     covariances: Mapping[str, Covariance] | None = None,
-    strategy: str = "auto",
+    strategy: Strategy = "auto",
     cache: bool = False,
 ) -> list[Replacement]:
     """Replace dense layers of a model by MPO layers, in place.
@@ -104,7 +106,8 @@ def replace_modules(
         covariances: mapping from layer name to the covariance of its inputs, of shape (cols, cols), from
             `mpo_core.collect_covariances`; where the bonds of such a layer are cut, the error of its *output* is
             made small instead of that of its weight, and `method`, `precision` and `refine` play no part.
-        strategy: how the new layers compute their product, as in `mpo_core.MPOLinear`.
+        strategy: how the new layers compute their product, as in `mpo_core.MPOLinear`; an embedding looks rows up
+            for ``chain`` and ``mixed``.
         cache: whether they keep the rebuilt weight in evaluation, likewise.
 
     Returns:
@@ -114,6 +117,8 @@ def replace_modules(
         UsageError: A target cannot be replaced, a mapping names a layer that is not replaced, or names two
             layers of one tied group with different values. The model is unchanged then.
     """
+    if strategy not in STRATEGIES:
+        raise UsageError(f"replace_modules: strategy is {strategy!r}; expected one of {', '.join(STRATEGIES)}.")
     groups = weight_groups(model, targets)
     for what, given in (("bonds", bonds), ("shapes", shapes), ("covariances", covariances)):
         if isinstance(given, Mapping):
@@ -228,11 +233,13 @@ def make_layer(
     return MPOLinear(cores, shape, bias, transposed=kind == "conv1d")
 
 
-def set_forward(layer: MPOLayer, strategy: str, cache: bool) -> None:
-    """Say how a layer computes its product; a layer that knows one way only is left alone."""
-    for name, value in (("strategy", strategy), ("cache", cache)):
-        if hasattr(layer, name):
-            setattr(layer, name, value)
+def set_forward(layer: MPOLayer, strategy: Strategy, cache: bool) -> None:
+    """Say how a layer computes its product: an embedding looks rows up where a linear layer takes core after core."""
+    if isinstance(layer, MPOEmbedding):
+        layer.strategy = "lookup" if strategy in ("chain", "mixed") else strategy
+    else:
+        layer.strategy = strategy
+    layer.cache = cache
 
 
 def blank_cores(shape: MPOShape, bonds: Sequence[int], dtype: torch.dtype) -> list[nn.Parameter]:
@@ -261,7 +268,7 @@ def _decomposed_for_outputs(
     return list(mpo.canonicalize(site=home_site(shape)).cores)
 
 
-def _layers(group: WeightGroup, cores: Sequence[Tensor], shape: MPOShape, strategy: str, cache: bool) -> list[MPOLayer]:
+def _layers(group: WeightGroup, cores: Sequence[Tensor], shape: MPOShape, strategy: Strategy, cache: bool) -> list[MPOLayer]:
     """The new layers of a group; all hold the same core parameters, which train if the weight does."""
     parameters = [as_parameter(core).requires_grad_(group.weight.requires_grad) for core in cores]
     layers: list[MPOLayer] = []

@@ -76,31 +76,33 @@ class Unfolding:
             ``(batch, size, c)`` for the left side and ``(batch, c, size)`` for the right one.
         """
         if self.view.numel() * self.dtype.itemsize > _HELD_BYTES:
-            return self._copied_blocks(side)
+            return self._copied_blocks(side, keep=False)
         if side not in self._held:
-            self._held[side] = list(self._copied_blocks(side))
+            self._held[side] = list(self._copied_blocks(side, keep=True))
         return self._held[side]
 
-    def _copied_blocks(self, side: Side) -> Iterator[Block]:
+    def _copied_blocks(self, side: Side, keep: bool) -> Iterator[Block]:
+        """The blocks; unless they are to be kept, each takes the memory of the one before."""
         first = 4 if side == "left" else 1
         extents = self.view.shape[first : first + 3]
         total = self.view.numel() * self.dtype.itemsize
         # Cutting an outer axis leaves long runs of neighbouring entries to copy.
         fine = [k for k in range(3) if total <= extents[k] * _BLOCK_BYTES]
         axis = fine[0] if fine else max(range(3), key=lambda k: extents[k])
-        count = min(extents[axis], -(-total // _BLOCK_BYTES))
-        step = -(-extents[axis] // count)
+        step = -(-extents[axis] // min(extents[axis], -(-total // _BLOCK_BYTES)))
+        buffer = self.view.new_empty(0, dtype=self.dtype)
         for start in range(0, extents[axis], step):
             place = [slice(None)] * 3
             place[axis] = slice(start, start + step)
             part = self.view.narrow(first + axis, start, min(step, extents[axis] - start))
-            block = part.to(self.dtype, memory_format=torch.contiguous_format)
-            sizes = (
-                (-1, self.size("left"), block.shape[4:].numel())
-                if side == "left"
-                else (-1, block.shape[1:4].numel(), self.size("right"))
-            )
-            yield tuple(place), block.reshape(sizes)
+            if part.dtype == self.dtype and part.is_contiguous():
+                block = part
+            else:
+                if keep or buffer.numel() < part.numel():
+                    buffer = self.view.new_empty(part.numel(), dtype=self.dtype)
+                block = buffer[: part.numel()].view(part.shape).copy_(part)
+            # Sizes of its two sides; one of them is whole.
+            yield tuple(place), block.reshape(part.shape[0], part.shape[1:4].numel(), part.shape[4:].numel())
 
     def gram(self, side: Side) -> Float[Tensor, "batch size size"]:
         """The Gram matrix of one side, ``X X^T`` for the left and ``X^T X`` for the right one."""

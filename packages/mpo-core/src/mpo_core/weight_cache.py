@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mpo_core.backward import without_autocast
+
 _state: Callable[[Tensor], tuple[int, torch.dtype]] = attrgetter("_version", "dtype")
 _address = Tensor.data_ptr
 _WATCHED = (Tensor, nn.Parameter)
@@ -39,11 +41,14 @@ class WeightCache:
 
     def __init__(self) -> None:
         # One tuple, exchanged as a whole, so that threads never see half of an update: the cores, their states and
-        # addresses, the matrix, and aliases of the cores, which keep an address from being given to new memory.
-        self._entry: tuple[list[Tensor], list[Any], list[int], Tensor, list[Tensor]] | None = None
+        # addresses, the matrix and its state, and aliases of the cores, which keep an address from being given to
+        # new memory.
+        self._entry: tuple[list[Tensor], list[Any], list[int], Tensor, Any, list[Tensor]] | None = None
 
     def get(self, cores: Sequence[Tensor], build: Callable[[], Tensor]) -> Tensor:
-        """The kept matrix, or the one that `build` returns; it records no gradient and must not be changed.
+        """The kept matrix, or the one that `build` returns; it records no gradient.
+
+        One that somebody has written to is built again.
 
         Nothing is kept where changes cannot be watched: for cores without a version or an address of their own
         (made in inference mode, inside `torch.func`, subclasses of tensors), and under `torch.compile` and
@@ -57,7 +62,7 @@ class WeightCache:
             The matrix, of whatever shape `build` gives it.
         """
         if torch.compiler.is_compiling():
-            return _without_keeping(build)
+            return _without_keeping(cores, build)
         entry = self._entry
         try:
             if (
@@ -66,20 +71,22 @@ class WeightCache:
                 and all(map(is_, cores, entry[0]))
                 and list(map(_state, cores)) == entry[1]
                 and list(map(_address, cores)) == entry[2]
+                and _state(entry[3]) == entry[4]
             ):
                 return entry[3]
             if not all(type(core) in _WATCHED for core in cores):
-                return _without_keeping(build)
+                return _without_keeping(cores, build)
             kept = list(cores)
             states, addresses = list(map(_state, kept)), list(map(_address, kept))
         except RuntimeError:  # no version, or no memory
-            return _without_keeping(build)
+            return _without_keeping(cores, build)
         self._entry = None  # frees the old matrix before the new one is built
-        # A matrix made in inference mode could not be used for training what comes after it.
-        with torch.inference_mode(False), torch.no_grad():
+        # A matrix made in inference mode could not be used for training what comes after it, and one made under
+        # autocast would be rounded for all times.
+        with torch.inference_mode(False), torch.no_grad(), without_autocast(kept[0]):
             weight = build()
             aliases = [core.detach() for core in kept]
-        self._entry = (kept, states, addresses, weight, aliases)
+        self._entry = (kept, states, addresses, weight, _state(weight), aliases)
         return weight
 
     def clear(self) -> None:
@@ -97,6 +104,6 @@ class WeightCache:
         return WeightCache, ()
 
 
-def _without_keeping(build: Callable[[], Tensor]) -> Tensor:
-    with torch.no_grad():
+def _without_keeping(cores: Sequence[Tensor], build: Callable[[], Tensor]) -> Tensor:
+    with torch.no_grad(), without_autocast(cores[0]):
         return build()
