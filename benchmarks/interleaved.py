@@ -25,6 +25,8 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLE_SECONDS = 0.02
+LONG_SECONDS = 5.0
+"""A call that takes longer is its own warm-up, and is sampled twice."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Timing:
     Attributes:
         cpu_s: least CPU seconds per call over the rounds, at one thread.
         wall_s: least wall seconds per call at two threads; None where it was not measured.
-        rounds: number of samples behind each.
+        rounds: number of samples behind each; two where a call takes `LONG_SECONDS`.
         calls: calls per sample.
     """
 
@@ -57,21 +59,32 @@ def interleave(
         wall_rounds: samples of each at two threads, wall time; 0 leaves it out.
     """
     torch.set_num_threads(1)
-    calls = {name: _calls_for(function) for name, function in candidates.items()}
-    cpu = _rounds(candidates, calls, rounds, time.process_time)
+    first = {name: _seconds(function, time.process_time) for name, function in candidates.items()}
+    short = {name: function for name, function in candidates.items() if first[name] < LONG_SECONDS}
+    calls = {name: _calls_for(function) if name in short else 1 for name, function in candidates.items()}
+    gc.collect()
+    gc.freeze()  # what is there by now need not be looked through before every sample
+    once = _rounds(candidates, calls, 1, time.process_time)
+    again = _rounds(short, calls, rounds - 1, time.process_time)
+    cpu = {name: min(once[name], again.get(name, first[name])) for name in candidates}
     wall: dict[str, float] = {}
     if wall_rounds:
         torch.set_num_threads(2)
         wall = _rounds(candidates, calls, wall_rounds, time.perf_counter)
         torch.set_num_threads(1)
-    return {name: Timing(cpu[name], wall.get(name), rounds, calls[name]) for name in candidates}
+    gc.unfreeze()
+    taken = {name: rounds if name in short else 2 for name in candidates}
+    return {name: Timing(cpu[name], wall.get(name), taken[name], calls[name]) for name in candidates}
+
+
+def _seconds(function: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
+    function()
+    return clock() - start
 
 
 def _calls_for(function: Callable[[], object]) -> int:
-    function()  # warms up
-    start = time.process_time()
-    function()
-    return max(1, round(SAMPLE_SECONDS / max(time.process_time() - start, 1e-6)))
+    return max(1, round(SAMPLE_SECONDS / max(_seconds(function, time.process_time), 1e-6)))
 
 
 def _rounds(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mpo_core.activation import collect_covariances
-from mpo_core.allocation import allocate_bonds, plan_bonds
+from mpo_core.allocation import Order, allocate_bonds, plan_bonds
 from mpo_core.budget import bonds_for_params, reachable_bonds
 from mpo_core.decomposition import decompose, schmidt_values
 from mpo_core.errors import NonFiniteError, ShapeError, UsageError
@@ -19,7 +20,7 @@ from mpo_core.spectra import truncation_errors
 from mpo_core.surgery import replace_modules
 from mpo_core.targets import find_targets
 
-ORDERS = ["error-per-parameter", "error"]
+ORDERS: list[Order] = ["error-per-parameter", "error"]
 
 
 def matrix_of(rows: int, cols: int, decay: float = 0.0, seed: int = 0) -> torch.Tensor:
@@ -31,7 +32,7 @@ def matrix_of(rows: int, cols: int, decay: float = 0.0, seed: int = 0) -> torch.
 
 def layers_of(*matrices: torch.Tensor, n: int = 3):
     names = [f"layer{k}" for k in range(len(matrices))]
-    shapes = {name: MPOShape.choose(*matrix.shape, n) for name, matrix in zip(names, matrices, strict=True)}
+    shapes = {name: MPOShape.choose(matrix.shape[0], matrix.shape[1], n) for name, matrix in zip(names, matrices, strict=True)}
     spectra = {name: schmidt_values(matrix, shapes[name]) for name, matrix in zip(names, matrices, strict=True)}
     return spectra, shapes
 
@@ -61,7 +62,7 @@ def test_the_limit_is_used_and_never_exceeded(share):
     matrices = (matrix_of(192, 192, 1.0), matrix_of(256, 128, 0.0, 1), matrix_of(128, 250, 0.5, 2))
     spectra, shapes = layers_of(*matrices, n=5)
     limit = int(share * sum(matrix.numel() for matrix in matrices))
-    for order, least in (("error-per-parameter", 0.995), ("error", 0.96)):  # the latter fills nothing up
+    for order, least in (zip(ORDERS, (0.995, 0.96), strict=True):  # the latter fills nothing up
         bonds = allocate_bonds(spectra, shapes, limit, order=order)
         assert list(bonds) == list(spectra)
         assert least * limit <= params(bonds, shapes) <= limit
@@ -171,11 +172,13 @@ def test_refuses_bad_arguments():
     least = sum(shape.n_params(1) for shape in shapes.values())
     with pytest.raises(UsageError, match=f"at least {least} parameters"):
         allocate_bonds(spectra, shapes, least - 1)
-    for limit in (True, 3.5):
+    wrong: Any
+    for wrong in (True, 3.5):
         with pytest.raises(UsageError, match="limit"):
-            allocate_bonds(spectra, shapes, limit)
+            allocate_bonds(spectra, shapes, wrong)
+    wrong = "random"
     with pytest.raises(UsageError, match="order"):
-        allocate_bonds(spectra, shapes, 1000, order="random")
+        allocate_bonds(spectra, shapes, 1000, order=wrong)
     with pytest.raises(UsageError, match="layer1"):
         allocate_bonds(spectra, {"layer0": shapes["layer0"]}, 1000)
     with pytest.raises(UsageError, match="weights"):
@@ -258,15 +261,16 @@ def test_shapes_by_name_and_by_function(model):
 
 def test_plan_refuses_bad_arguments(model):
     targets = find_targets(model, include=["body.*"])
-    for ratio in (0.0, -1.0, math.nan, math.inf, True, "half"):
+    wrong: Any
+    for wrong in (0.0, -1.0, math.nan, math.inf, True, "half"):
         with pytest.raises(UsageError, match="ratio"):
-            plan_bonds(model, targets, ratio=ratio)
+            plan_bonds(model, targets, ratio=wrong)
     with pytest.raises(UsageError, match="at least"):
         plan_bonds(model, targets, ratio=1e-4)
     with pytest.raises(UsageError, match="no targets"):
         plan_bonds(model, [], ratio=0.5)
     with pytest.raises(UsageError, match="importance"):
-        plan_bonds(model, targets, ratio=0.5, importance="size")
+        plan_bonds(model, targets, ratio=0.5, importance=wrong)
     with pytest.raises(UsageError, match="missing"):
         plan_bonds(model, targets, ratio=0.5, importance="activation")
     with pytest.raises(UsageError, match="given"):
@@ -274,4 +278,4 @@ def test_plan_refuses_bad_arguments(model):
     with pytest.raises(UsageError, match=r"no entry for the layer 'body\.0'"):
         plan_bonds(model, targets, ratio=0.5, importance="activation", covariances={"body.2": torch.eye(48)})
     with pytest.raises(UsageError, match="order"):
-        plan_bonds(model, targets, ratio=0.5, order="any")
+        plan_bonds(model, targets, ratio=0.5, order=wrong)

@@ -46,7 +46,7 @@ def counted(shape: MPOShape, cores: list[torch.Tensor], tokens: int, plan: Plan,
 @pytest.mark.parametrize("training", [False, True], ids=["forward", "training"])
 def test_flops_are_those_that_torch_counts(shape: MPOShape, training: bool) -> None:
     chunks = set()
-    for bonds, tokens, strategy, grad in itertools.product((2, 5, None), (1, 3, 40), STRATEGIES, (True, False)):
+    for bonds, tokens, strategy, grad in itertools.product((2, None), (1, 21), STRATEGIES, (True, False)):
         for machine in (None, SMALL_CACHE):
             plan = plan_linear(
                 shape, shape.clip_bonds(bonds), tokens, training, strategy=strategy, input_grad=grad, machine=machine
@@ -183,7 +183,7 @@ def test_kinds_that_few_cores_do_not_have() -> None:
 
 def test_an_unknown_strategy_is_refused() -> None:
     shape = MPOShape.choose(12, 12, 3)
-    with pytest.raises(UsageError, match="'fastest'.*auto, rebuild, chain, mixed"):
+    with pytest.raises(UsageError, match=r"'fastest'.*auto, rebuild, chain, mixed"):
         plan_linear(shape, (2, 2), 5, strategy="fastest")  # pyright: ignore[reportArgumentType]
 
 
@@ -251,7 +251,7 @@ def test_a_measured_machine_can_be_used() -> None:
         assert machine_for("cpu", torch.float32) is measured
     finally:
         use_machine(before)
-    with pytest.raises(UsageError, match="4 bytes, torch.float64 has 8"):
+    with pytest.raises(UsageError, match=r"4 bytes, torch\.float64 has 8"):
         use_machine(measured, dtype=torch.float64)
 
 
@@ -264,12 +264,13 @@ def test_every_dtype_and_device_has_a_machine() -> None:
 
 def test_a_layer_plans_for_the_machine_in_use() -> None:
     shape = MPOShape.choose(768, 768, 5)
-    layer = MPOLinear([torch.empty(size) for size in shape.core_shapes(16)], shape)
+    layer = MPOLinear([torch.empty(size) for size in shape.core_shapes(4)], shape)
     before = machine_for("cpu", torch.float32)
-    assert layer.cost(512).chosen == "mixed"
+    usual = layer.cost(512)
+    assert usual.chosen == "mixed"
+    assert usual.relative_time < 1
     try:
-        use_machine(Machine(item=1.0, call=1.0))  # a call costs more than any arithmetic
-        assert layer.cost(512).chosen == "mixed"
-        assert layer.cost(1).relative_time > 1.5
+        use_machine(Machine(call=1.0))  # a call costs more than all arithmetic, and a layer has several
+        assert layer.cost(512).relative_time > 3
     finally:
         use_machine(before)

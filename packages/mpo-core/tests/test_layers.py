@@ -209,12 +209,13 @@ def test_lookup_memory_stays_small(monkeypatch):
 
 
 def test_forward_never_builds_the_table(monkeypatch):
-    layer = MPOEmbedding.from_dense(nn.Embedding(120, 24))
+    layer = MPOEmbedding.from_dense(nn.Embedding(120, 24), strategy="lookup")
 
     def refuse(*_: object) -> None:
         raise AssertionError("the table was built")
 
-    monkeypatch.setattr("mpo_core.layer.contract_matrix", refuse)
+    monkeypatch.setattr("mpo_core.embedding.contract_matrix", refuse)
+    monkeypatch.setattr("mpo_core.embedding_rows.table_of", refuse)
     layer(torch.tensor([1, 2, 3]))
     with pytest.raises(AssertionError, match="table was built"):
         _ = layer.weight

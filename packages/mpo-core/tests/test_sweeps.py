@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpo_core import MPOShape, ShapeError, decompose, error_bound
+from mpo_core import MPOShape, decompose, error_bound
 from mpo_core.chain import expand, home_site, merge_sites, separate_sites
 from mpo_core.decomposition import decompose_with_spectra, schmidt_values
-from mpo_core.isometry import SideLayout, is_clean, isometry, side_basis
+from mpo_core.isometry import NotConvergedError, SideLayout, is_clean, isometry, side_basis, side_values
 from mpo_core.sweeps import plan_stages, refit_step, side_layout, unfold
-from mpo_core.unfolding import Unfolding
+from mpo_core.unfolding import Side, Unfolding
 
-FACTORS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=6)
+FACTORS = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=5)
 GEOMETRIC = MPOShape(144, 144, (3, 4, 4, 3), (3, 4, 4, 3))
 
 
@@ -41,7 +41,7 @@ def _error(matrix: torch.Tensor, **options) -> float:
 
 
 @settings(deadline=None, max_examples=60)
-@given(FACTORS, st.lists(st.integers(1, 20), min_size=5, max_size=5))
+@given(FACTORS, st.lists(st.integers(1, 20), min_size=4, max_size=4))
 def test_groups_are_the_sites_between_bonds_that_are_cut(factors, bonds):
     shape = _shape(factors)
     chain = merge_sites(shape, bonds[: shape.n - 1])
@@ -53,7 +53,7 @@ def test_groups_are_the_sites_between_bonds_that_are_cut(factors, bonds):
     for group, size in enumerate(chain.sizes):
         if group < chain.home:
             assert ends[group + 1] < ends[group] * size
-        if group > chain.home:
+        elif group > chain.home:
             assert ends[group] < size * ends[group + 1]
 
 
@@ -72,11 +72,15 @@ def test_expanding_one_group_permutes_the_matrix(factors, seed):
 
 
 @settings(deadline=None, max_examples=60)
-@given(FACTORS, st.integers(0, 3), st.integers(0, 3), st.booleans(), st.sampled_from([torch.float32, torch.bfloat16]))
-def test_products_with_an_unfolding_are_those_of_the_matrix_it_is(factors, first, last, transposed, dtype):
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3),
+    st.integers(1, 3),
+    st.booleans(),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_products_with_an_unfolding_are_those_of_the_matrix_it_is(factors, last, transposed, dtype):
     """Gram matrices, triangles and projections of both sides, from strided views in other dtypes."""
     shape = _shape(factors)
-    first, last = sorted((min(first, shape.n), min(last, shape.n)))
     rows, cols = math.prod(shape.row_factors[:last]), math.prod(shape.col_factors[:last])
     size = (2, 2, shape.rows, shape.cols, 3)
     tensor = _random(*size).to(dtype)
@@ -85,7 +89,8 @@ def test_products_with_an_unfolding_are_those_of_the_matrix_it_is(factors, first
     unfolding = Unfolding.split(tensor, rows, cols, torch.float64)
     dense = tensor.double().reshape(2, 2, rows, shape.rows // rows, cols, shape.cols // cols, 3)
     dense = dense.permute(0, 1, 2, 4, 3, 5, 6).reshape(2, 2 * rows * cols, -1)
-    for side, wide in (("left", dense), ("right", dense.mT)):
+    sides: list[tuple[Side, torch.Tensor]] = [("left", dense), ("right", dense.mT)]
+    for side, wide in sides:
         gram = wide @ wide.mT
         torch.testing.assert_close(unfolding.gram(side), gram)
         triangle = unfolding.triangle(side)
@@ -116,11 +121,6 @@ def test_many_blocks_are_one(side, dtype):
     expected = basis[0].double().T @ dense
     projected = projected[0].flatten(1) if side == "left" else projected[0].flatten(0, 2).T
     torch.testing.assert_close(projected.double(), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_an_empty_unfolding_has_no_triangle():
-    with pytest.raises(ShapeError, match="empty"):
-        Unfolding(torch.empty(1, 0, 1, 1, 2, 2, 1), torch.float64).triangle("right")
 
 
 @settings(deadline=None, max_examples=60)
@@ -168,14 +168,15 @@ def test_the_plan_takes_the_cheaper_side_first_and_shares_gram_matrices():
     shape = MPOShape(768, 3072, (4, 4, 4, 4, 3), (4, 4, 8, 6, 4))
     assert refit_step(merge_sites(shape, shape.clip_bonds(64))) is None
     assert plan_stages(merge_sites(shape, shape.full_bonds)) == ()
-    # Cutting the outer bonds by one only is no reason to project twice.
-    shared = plan_stages(merge_sites(shape, (15, 60, 60, 11)))
-    assert sorted((stage.side, stage.first, stage.last) for stage in shared) == [("left", 0, 2), ("right", 0, 2)]
     assert len(plan_stages(merge_sites(shape, (2, 2, 2, 2)))) == 4
+    # Cutting a wide outer bond by one only is no reason to project twice.
+    wide = MPOShape(16384, 16384, (8, 4, 16, 4, 8), (8, 4, 16, 4, 8))
+    shared = plan_stages(merge_sites(wide, (63, 200, 200, 63)))
+    assert [(stage.first, stage.last) for stage in shared] == [(0, 2), (0, 2)]
 
 
 @settings(deadline=None, max_examples=40)
-@given(FACTORS, st.lists(st.integers(1, 8), min_size=5, max_size=5), st.integers(0, 99))
+@given(FACTORS, st.lists(st.integers(1, 8), min_size=4, max_size=4), st.integers(0, 99))
 def test_what_home_keeps_is_what_the_operator_keeps(factors, bonds, seed):
     """``||W||^2 = ||W'||^2 + ||W - W'||^2``: the cores are an orthogonal projection of the matrix."""
     shape = _shape(factors)
@@ -195,8 +196,12 @@ def test_no_worse_than_tt_svd_where_it_matters():
         power = u * torch.arange(1, 65).double() ** -0.7 @ v
         for matrix in (_random(rows, cols), power, u[:, :8] @ v[:8] + 0.3 * _random(rows, cols)):
             for bonds in (8, 20):
-                mine, theirs = (decompose(matrix, bonds=bonds, method=m).to_matrix() for m in ("sweep", "sequential"))
-                assert float((mine - matrix).norm()) <= 1.004 * float((theirs - matrix).norm())
+                sweep = decompose(matrix, bonds=bonds)
+                refined = decompose(matrix, bonds=bonds, refine=1)
+                reference = decompose(matrix, bonds=bonds, method="sequential")
+                errors = [float((mpo.to_matrix() - matrix).norm()) for mpo in (sweep, refined, reference)]
+                assert errors[0] <= 1.01 * errors[2]
+                assert errors[1] <= 1.0005 * errors[2]
 
 
 @pytest.mark.parametrize("decades", [1, 4, 8, 10, 12, 14])
@@ -218,7 +223,7 @@ def test_what_rounding_would_spoil_is_done_again_and_logged(caplog):
             call(matrix, GEOMETRIC, **options)
         return [record.message for record in caplog.records]
 
-    steep, flat = _geometric(12), _geometric(0.3)
+    steep, flat = _geometric(14), _geometric(0.3)
     bonds = (9, 72, 9)
     again = log(steep.float(), bonds=bonds, precision="fast")
     assert len(again) == 1
@@ -226,13 +231,25 @@ def test_what_rounding_would_spoil_is_done_again_and_logged(caplog):
     again = log(steep, bonds=bonds)
     assert len(again) == 1
     assert "rounding noise in torch.float64; done again with QR and SVD" in again[0]
-    # Both sides, for the complete Schmidt bases and for the values alone.
+    # For the complete Schmidt bases and for the values alone.
     for call in (decompose_with_spectra, schmidt_values):
-        assert len(log(steep, call)) == 2
-        assert len(log(steep.float(), call, precision="fast")) == 2
+        assert ["QR and SVD" in line for line in log(steep, call)] == [True]
+        assert ["in float64" in line for line in log(steep.float(), call, precision="fast")] == [True]
         assert log(steep.float(), call) == log(flat, call) == []
     assert log(flat.float(), bonds=bonds, precision="fast") == log(flat, bonds=bonds) == []
     assert log(steep.float(), bonds=bonds) == []
+
+
+def test_an_eigensolver_that_fails_is_not_the_end(caplog):
+    """NaN makes every solver fail, so all ways are tried, one after the other, before the error comes through."""
+    tensor = torch.full((1, 1, 12, 12, 1), math.nan)
+    layout = SideLayout("left", ((2, 2),), (2,), 1)
+    with caplog.at_level(logging.INFO, logger="mpo_core"), pytest.raises(NotConvergedError):
+        side_basis(unfold(tensor, layout, torch.float32), layout, False)
+    assert ["eigh did not converge" in record.message for record in caplog.records] == [True, True]
+    assert ["in float64" in caplog.messages[0], "with QR and SVD" in caplog.messages[1]] == [True, True]
+    with pytest.raises(NotConvergedError):
+        side_values(unfold(tensor, layout, torch.float32), layout, False)
 
 
 def test_noise_is_told_from_values():
@@ -240,7 +257,7 @@ def test_noise_is_told_from_values():
     assert is_clean(flat, 4, torch.float32)
     assert is_clean(0 * flat, 4, torch.float32)
     assert is_clean(0 * flat, 8, torch.float32)
-    steep = torch.tensor([[1.0, 1e-3, 1e-9, 1e-12]])
+    steep = torch.tensor([[1.0, 1e-3, 1e-9, 1e-18]])
     assert not is_clean(steep, 2, torch.float32)
     assert is_clean(steep.double(), 2, torch.float64)
     assert not is_clean(steep.double(), 3, torch.float64)
@@ -250,7 +267,7 @@ def test_noise_is_told_from_values():
 
 
 def test_a_basis_is_done_again_for_the_matrix_that_needs_it_only(caplog):
-    tensor = torch.stack([_geometric(0.3), _geometric(12), _geometric(0.3)])[:, None, :, :, None]
+    tensor = torch.stack([_geometric(0.3), _geometric(14), _geometric(0.3)])[:, None, :, :, None]
     chain = merge_sites(GEOMETRIC, (9, 72, 9))
     layout = side_layout(chain, "left", 0, 1)
     with caplog.at_level(logging.INFO, logger="mpo_core"):

@@ -127,7 +127,7 @@ def decompose_for_outputs(
         >>> decompose_for_outputs(weight, inputs.T @ inputs / 100, bonds=6, n=3).bonds
         (6, 6)
     """
-    if isinstance(sweeps, bool) or not sweeps >= 0:
+    if isinstance(sweeps, bool) or not hasattr(sweeps, "__index__") or sweeps < 0:
         raise UsageError(f"decompose_for_outputs: `sweeps` is {sweeps!r}; expected a whole number of at least 0.")
     values, largest = checked_matrix(matrix, "decompose_for_outputs")
     shape = checked_shape(values, shape, n, "decompose_for_outputs")
@@ -163,6 +163,8 @@ def damped_covariance(covariance: Covariance, cols: int, damping: float = 1e-4) 
         )
     if not 0 <= damping < math.inf:
         raise UsageError(f"decompose_for_outputs: `damping` is {damping!r}; expected a finite number of at least 0.")
+    if covariance.is_complex():
+        raise UsageError(f"decompose_for_outputs: `covariance` is {covariance.dtype}; expected real numbers.")
     exact = covariance.detach().double()
     if not exact.isfinite().all():
         raise NonFiniteError("decompose_for_outputs: `covariance` holds NaN or infinity; expected finite numbers.")

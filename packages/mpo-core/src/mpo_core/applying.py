@@ -109,7 +109,7 @@ def _rounded(tokens: int) -> int:
     return 4096
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # pyright: ignore[reportUnknownMemberType]
 def _plan_for_graph(
     tokens: int,
     shape: MPOShape,

@@ -165,7 +165,7 @@ def checked_limit(limit: Any, shape: MPOShape, where: str) -> int:
             f"{where}: `limit` is {index(limit)}, but a {shape.rows}x{shape.cols} matrix in {shape.n} cores needs at"
             f" least {shape.n_params(1)} parameters (all bonds 1); allow more or choose other factors."
         )
-    return index(limit)
+    return min(index(limit), shape.n_params())  # beyond the full bonds nothing counts, nor need it fit an int64
 
 
 def _check_tolerance(tolerance: Any) -> None:

@@ -131,13 +131,13 @@ def block_rows(left: Tensor, right: Tensor) -> int:
 
 
 def blocks(size: int, step: int) -> Iterator[tuple[int, int]]:
-    """Start and stop of consecutive blocks.
+    """Start and stop of consecutive blocks; one empty block where there is nothing.
 
     Example:
         >>> list(blocks(5, 2))
         [(0, 2), (2, 4), (4, 5)]
     """
-    for start in range(0, size, step):
+    for start in range(0, max(size, 1), step):
         yield start, min(start + step, size)
 
 
@@ -168,7 +168,7 @@ def _first_leaf(tree: Tree) -> int:
 
 
 # Under torch.compile the answer is a constant of the graph, instead of the search being traced.
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # pyright: ignore[reportUnknownMemberType]
 def contraction_tree(sizes: tuple[int, ...], bonds: tuple[int, ...]) -> tuple[int, Tree]:
     """The order of pairwise products with the fewest multiplications, by dynamic programming over stretches.
 

@@ -127,8 +127,9 @@ def plan_linear(
     if strategy == "chain" or (strategy == "mixed" and n == 2):
         return search.fastest([search.along([(k, k + 1) for k in range(n)], side) for side in _SIDES])
     again = (False, True) if training else (False,)
-    partitions = [(side, search.stretches(side, strategy == "mixed", twice)) for side in _SIDES for twice in again]
-    found = [search.along(partition, side) for side, partition in partitions]
+    found = [
+        search.along(search.stretches(side, strategy == "mixed", twice), side) for side in _SIDES for twice in again
+    ]
     if strategy == "auto":
         limit = KEPT_WEIGHTS * shape.rows * shape.cols * search.machine.itemsize
         found = [plan for plan in found if not training or plan.kept_bytes <= limit]

@@ -57,7 +57,7 @@ def embed_tokens(
     device, dtype = cores[0].device.type, cores[0].dtype
     if strategy == "auto" and _rebuilding_is_fastest(shape, bonds, device, dtype, training):
         return pick_from_table(tokens, table_of(cores, shape), padding_idx)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or type(tokens) is not Tensor:  # traced, or fake
         return look_up(tokens, cores, shape, padding_idx)
     ids, places = distinct_ids(tokens, shape.rows, "MPOEmbedding")
     if len(ids) == 0:
@@ -72,7 +72,7 @@ def embed_tokens(
     return picked.view(*tokens.shape, shape.cols)
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # pyright: ignore[reportUnknownMemberType]
 def _rebuilding_is_fastest(
     shape: MPOShape, bonds: tuple[int, ...], device: str, dtype: torch.dtype, training: bool
 ) -> bool:

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mpo_core.errors import NonFiniteError, UsageError
+from mpo_core.errors import NonFiniteError, ShapeError, UsageError
 from mpo_core.linear_algebra import qr, svd
 
 Gauge = Literal["symmetric", "left", "right", "central"]
@@ -55,7 +55,8 @@ def canonical_cores(cores: Sequence[Core], gauge: Gauge = "symmetric") -> tuple[
         of length ``d_k``), in float64. The computation runs in float64 and records no gradient.
 
     Raises:
-        UsageError: unknown gauge.
+        UsageError: unknown gauge, or cores of no real floating dtype.
+        ShapeError: there is no core, or the shapes do not make a chain.
         NonFiniteError: a core holds NaN or infinity, or the result does not fit its dtype.
     """
     if gauge not in GAUGES:
@@ -193,7 +194,18 @@ def _symmetric(
 
 
 def _as_double(cores: Sequence[Tensor]) -> list[Tensor]:
+    if not cores:
+        raise ShapeError("canonical_cores: `cores` is empty; expected at least one core.")
+    left = 1
     for k, core in enumerate(cores):
+        if not isinstance(core, Tensor) or not core.is_floating_point() or core.dtype != cores[0].dtype:
+            what = core.dtype if isinstance(core, Tensor) else type(core).__name__
+            raise UsageError(f"canonical_cores: core {k} is {what}; expected tensors of one real floating dtype.")
+        ends = left, core.shape[-1] if k < len(cores) - 1 else 1
+        if core.dim() != 4 or (core.shape[0], core.shape[3]) != ends or core.numel() == 0:
+            wanted = f"({left}, any, any, {'any' if k < len(cores) - 1 else 1})"
+            raise ShapeError(f"canonical_cores: core {k} has the shape {tuple(core.shape)}; expected {wanted}.")
+        left = core.shape[3]
         if not torch.isfinite(core).all():
             raise NonFiniteError(
                 f"core {k} of {len(cores)} holds NaN or infinity; expected finite numbers, as"

@@ -20,6 +20,7 @@ from mpo_core.errors import ShapeError, UsageError
 from mpo_core.gauge import Core
 from mpo_core.layer import MPOLayer, as_parameter, factors_text, is_conv1d, merged_weight, stored_weight
 from mpo_core.machine import machine_for
+from mpo_core.optimizer_steps import optimizer_steps
 from mpo_core.shapes import MPOShape
 from mpo_core.weight_cache import WeightCache
 
@@ -70,6 +71,7 @@ class MPOLinear(MPOLayer):
         self.register_parameter("bias", None if bias is None else as_parameter(bias))
         self.transposed = transposed
         self._kept_weight = WeightCache()
+        self._kept_after = 0  # steps of optimizers
         self.strategy = strategy
         self.cache = cache
 
@@ -176,7 +178,7 @@ class MPOLinear(MPOLayer):
             from transformers.pytorch_utils import Conv1D
 
             # Its initialisation cannot be left out, and must not cost the caller random numbers.
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
                 dense = Conv1D(self.out_features, self.in_features)
             weight = weight.T
         else:
@@ -239,6 +241,9 @@ class MPOLinear(MPOLayer):
 
     def _kept(self, cores: list[Tensor]) -> Tensor:
         """The kept weight."""
+        if self._kept_after != optimizer_steps():
+            self._kept_after = optimizer_steps()
+            self.drop_cache()
         weight = self._kept_weight.get(cores, lambda: self._built(cores))
         if weight._version:  # somebody who got it as `layer.weight` has written to it
             self.drop_cache()

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mpo_core.lookup_plan import Block, Ints, RowPlan, Side
+from mpo_core.lookup_plan import Block, Group, Ints, RowPlan
 
 Table = Float[Tensor, "rows columns bond"]
 """One side of the operator; the bond is that towards the pivot."""
@@ -22,17 +22,54 @@ Tables = tuple[Table, Tensor | None, Table]
 """Left table, pivot ``(d_left, digits, columns, d_right)`` if there is one, and right table."""
 
 
-class _Indices(NamedTuple):
-    """Index arrays of a plan, on the device of the cores."""
+class _Operands(NamedTuple):
+    """What is multiplied, seen from the near side, and the index arrays of the plan beside it.
 
-    near: Tensor
-    far: Tensor
+    Attributes:
+        plan: the plan.
+        near: near table.
+        pivot: ``(inner, digits, own, outer)``; in the order of its axes where the plan is for small ones, else as it
+            lies, in view of its size.
+        far: far table.
+        near_index: row of `near`, for every head.
+        far_index: row of `far`, for every id.
+        stem_order: of the plan.
+    """
+
+    plan: RowPlan
+    near: Table
+    pivot: Tensor | None
+    far: Table
+    near_index: Tensor
+    far_index: Tensor
     stem_order: Tensor | None
 
     @classmethod
-    def of(cls, plan: RowPlan, like: Tensor) -> _Indices:
-        order = None if plan.stem_order is None else on_device(plan.stem_order, like)
-        return cls(on_device(plan.near, like), on_device(plan.far, like), order)
+    def of(cls, plan: RowPlan, tables: Tables) -> _Operands:
+        near, pivot, far = tables
+        if plan.factors.side == "right":
+            near, pivot, far = far, None if pivot is None else pivot.permute(3, 1, 2, 0), near
+        order = None
+        if plan.stem_order is not None and pivot is not None:
+            order, pivot = on_device(plan.stem_order, near), pivot.contiguous()
+        return cls(plan, near, pivot, far, on_device(plan.near, near), on_device(plan.far, near), order)
+
+    def others(self, group: Group) -> Tensor:
+        """Far rows of a group, ``(heads, members * far columns, outer)``."""
+        rows = self.far.index_select(0, self.far_index[slice(*group.ids)])
+        return rows.view(group.heads[1] - group.heads[0], -1, self.far.shape[2])
+
+    def as_products(self, rows: Tensor) -> Tensor:
+        """Rows ``(ids, left, own, right)`` as products of far rows and stems, ``(ids, far, columns of the stem)``."""
+        if self.plan.factors.side == "left":
+            return rows.permute(0, 3, 1, 2)
+        return rows.permute(0, 1, 3, 2) if self.stem_order is None else rows
+
+    def columns(self) -> tuple[int, int, int]:
+        """Column sizes from left to right."""
+        f = self.plan.factors
+        left, right = (f.near, f.far) if f.side == "left" else (f.far, f.near)
+        return left[1], f.own[1], right[1]
 
 
 def join(plan: RowPlan, tables: Tables, *, keep: bool) -> tuple[Float[Tensor, "ids padded"], list[Tensor]]:
@@ -40,28 +77,24 @@ def join(plan: RowPlan, tables: Tables, *, keep: bool) -> tuple[Float[Tensor, "i
 
     Args:
         plan: for the operator that the tables belong to.
-        tables: from `side_tables`.
+        tables: left table, pivot and right table.
         keep: the stems are wanted, for `join_backward`.
 
     Returns:
         The rows in the order of the plan, and the stems of every block, or none.
     """
-    f = plan.factors
-    near, pivot, far = _seen_from(f.side, tables)
-    pivot, indices = _laid_out(pivot, plan), _Indices.of(plan, near)
-    columns = f.near[1], f.own[1], f.far[1]
-    rows = near.new_empty(len(plan.far), *(columns if f.side == "left" else columns[::-1]))
+    operands = _Operands.of(plan, tables)
+    rows = operands.near.new_empty(len(plan.far), *operands.columns())
     kept: list[Tensor] = []
     for block in plan.blocks:
-        stems = _stems(plan, indices, block, near, pivot)
+        stems = _stems(operands, block)
         for group in block.groups:
-            ids, chosen = slice(*group.ids), stems[slice(*group.heads)]
-            others = far.index_select(0, indices.far[ids]).view(chosen.shape[0], -1, f.outer)
-            target = _as_products(rows[ids], plan)
+            others, chosen = operands.others(group), stems[slice(*group.heads)].transpose(1, 2)
+            target = operands.as_products(rows[slice(*group.ids)])
             if target.is_contiguous():
-                torch.bmm(others, chosen.transpose(1, 2), out=target.view(chosen.shape[0], -1, chosen.shape[1]))
+                torch.bmm(others, chosen, out=target.view(*others.shape[:2], -1))
             else:
-                target.copy_(torch.bmm(others, chosen.transpose(1, 2)).view(target.shape))
+                target.copy_(torch.bmm(others, chosen).view(target.shape))
         if keep:
             kept.append(stems)
     return rows.flatten(1), kept
@@ -79,95 +112,65 @@ def join_backward(
         grad: of the rows.
         needed: for which of tables and pivot a gradient is wanted.
     """
-    f = plan.factors
-    near, pivot, far = _seen_from(f.side, tables)
-    needs_near, needs_pivot, needs_far = needed if f.side == "left" else needed[::-1]
-    indices = _Indices.of(plan, near)
-    columns = f.near[1], f.own[1], f.far[1]
-    grad = grad.view(len(plan.far), *(columns if f.side == "left" else columns[::-1]))
-    d_near, d_far = _Sum(near) if needs_near else None, _Sum(far) if needs_far else None
+    operands = _Operands.of(plan, tables)
+    on_left = plan.factors.side == "left"
+    needs_near, needs_pivot, needs_far = needed if on_left else needed[::-1]
+    pivot = operands.pivot
+    grad = grad.reshape(-1, *operands.columns())
+    d_near, d_far = _Sum(operands.near) if needs_near else None, _Sum(operands.far) if needs_far else None
     d_pivot = None
-    pivot = _laid_out(pivot, plan)
     if pivot is not None and needs_pivot:
         complete = sum(len(block.digits) for block in plan.blocks) == pivot.shape[1]
         d_pivot = torch.empty_like(pivot) if complete else torch.zeros_like(pivot)
     for block, kept in zip(plan.blocks, stems, strict=True):
         d_stems = torch.empty_like(kept) if needs_near or needs_pivot else None
         for group in block.groups:
-            ids, heads = slice(*group.ids), slice(*group.heads)
-            chosen = kept[heads]
-            given = _as_products(grad[ids], plan).reshape(chosen.shape[0], -1, chosen.shape[1])
+            chosen = kept[slice(*group.heads)]
+            given = operands.as_products(grad[slice(*group.ids)]).reshape(chosen.shape[0], -1, chosen.shape[1])
             if d_stems is not None:
-                others = far.index_select(0, indices.far[ids]).view(chosen.shape[0], -1, f.outer)
-                torch.bmm(given.transpose(1, 2), others, out=d_stems[heads])
+                torch.bmm(given.transpose(1, 2), operands.others(group), out=d_stems[slice(*group.heads)])
             if d_far is not None:
-                d_far.add(indices.far[ids], torch.bmm(given, chosen))
+                d_far.add(operands.far_index[slice(*group.ids)], torch.bmm(given, chosen))
         if d_stems is not None:
-            _stems_backward(plan, indices, block, near, pivot, d_stems, d_near, d_pivot)
-    seen = None if d_near is None else d_near.total(), d_pivot, None if d_far is None else d_far.total()
-    if f.side == "left":
-        return seen
-    return seen[2], None if d_pivot is None else d_pivot.permute(3, 1, 2, 0), seen[0]
+            _stems_backward(operands, block, d_stems, d_near, d_pivot)
+    near, far = None if d_near is None else d_near.total(), None if d_far is None else d_far.total()
+    if on_left:
+        return near, d_pivot, far
+    return far, None if d_pivot is None else d_pivot.permute(3, 1, 2, 0), near
 
 
-def _as_products(rows: Tensor, plan: RowPlan) -> Tensor:
-    """Rows ``(ids, left, own, right)`` as products of far rows and stems, ``(ids, far, columns of the stem)``."""
-    if plan.factors.side == "left":
-        return rows.permute(0, 3, 1, 2)
-    return rows.permute(0, 1, 3, 2) if plan.stem_order is None else rows
-
-
-def _laid_out(pivot: Tensor | None, plan: RowPlan) -> Tensor | None:
-    """The pivot as it enters the products: as it lies, or in the order of its axes where the plan is for small ones."""
-    return pivot if pivot is None or plan.stem_order is None else pivot.contiguous()
-
-
-def _matrices(tensor: Tensor, pivot: Tensor) -> Sequence[Tensor]:
-    """``(rows, own, outer)`` as matrices: one if the pivot lies in the order of its axes, else one per own column."""
-    return (tensor.flatten(1),) if pivot.is_contiguous() else tensor.unbind(1)
-
-
-def _stems(plan: RowPlan, indices: _Indices, block: Block, near: Table, pivot: Tensor | None) -> Tensor:
+def _stems(operands: _Operands, block: Block) -> Tensor:
     """The stems of a block, ``(heads, columns, outer)``, in the order of its groups."""
-    f = plan.factors
-    rows = near.index_select(0, indices.near[slice(*block.heads)])
+    pivot, order, outer = operands.pivot, operands.stem_order, operands.far.shape[2]
+    rows = operands.near.index_select(0, operands.near_index[slice(*block.heads)])
     if pivot is None:
         return rows
-    stems = near.new_empty(rows.shape[0], f.near[1], f.own[1], f.outer)
+    stems = rows.new_empty(*rows.shape[:2], pivot.shape[2], outer)
     for digit, start, stop in block.digits:
         left, products = rows[start:stop].flatten(0, 1), stems[start:stop].flatten(0, 1)
         for matrix, product in zip(_matrices(pivot[:, digit], pivot), _matrices(products, pivot), strict=True):
             torch.mm(left, matrix, out=product)
-    order = indices.stem_order
     if order is not None:
         stems = stems.view(order.shape[0], -1).index_select(0, order)
-    return stems.view(rows.shape[0], -1, f.outer)
+    return stems.view(rows.shape[0], -1, outer)
 
 
 def _stems_backward(
-    plan: RowPlan,
-    indices: _Indices,
-    block: Block,
-    near: Table,
-    pivot: Tensor | None,
-    d_stems: Tensor,
-    d_near: _Sum | None,
-    d_pivot: Tensor | None,
+    operands: _Operands, block: Block, d_stems: Tensor, d_near: _Sum | None, d_pivot: Tensor | None
 ) -> None:
     """Add what a block contributes to the gradients of near table and pivot."""
-    f = plan.factors
-    index = indices.near[slice(*block.heads)]
+    pivot, order = operands.pivot, operands.stem_order
+    index = operands.near_index[slice(*block.heads)]
     if pivot is None:
         if d_near is not None:
             d_near.add(index, d_stems)
         return
-    order = indices.stem_order
     if order is not None:
         back = torch.empty_like(order)
         back[order] = torch.arange(order.shape[0], device=order.device)
         d_stems = d_stems.view(order.shape[0], -1).index_select(0, back)
-    d_stems = d_stems.view(-1, f.near[1], f.own[1], f.outer)
-    rows = near.index_select(0, index)
+    rows = operands.near.index_select(0, index)
+    d_stems = d_stems.view(*rows.shape[:2], pivot.shape[2], -1)
     d_rows = torch.empty_like(rows)
     for digit, start, stop in block.digits:
         left, d_left = rows[start:stop].flatten(0, 1), d_rows[start:stop].flatten(0, 1)
@@ -180,6 +183,11 @@ def _stems_backward(
                 torch.addmm(d_left, d_product, matrix.t(), beta=min(k, 1), out=d_left)
     if d_near is not None:
         d_near.add(index, d_rows)
+
+
+def _matrices(tensor: Tensor, pivot: Tensor) -> Sequence[Tensor]:
+    """``(rows, own, outer)`` as matrices: one if the pivot lies in the order of its axes, else one per own column."""
+    return (tensor.flatten(1),) if pivot.is_contiguous() else tensor.unbind(1)
 
 
 class _Sum:
@@ -205,14 +213,6 @@ def add_rows(total: Tensor, index: Tensor, rows: Tensor) -> None:
         total.index_add_(0, index, rows)
     else:  # index_add_ adds in any order there; this sorts
         total.index_put_((index,), rows, accumulate=True)
-
-
-def _seen_from(side: Side, tables: Tables) -> Tables:
-    """Near table, pivot ``(inner, digits, own, outer)`` and far table; or back again from those."""
-    left, pivot, right = tables
-    if side == "left":
-        return tables
-    return right, None if pivot is None else pivot.permute(3, 1, 2, 0), left
 
 
 def on_device(index: Ints, like: Tensor) -> Tensor:

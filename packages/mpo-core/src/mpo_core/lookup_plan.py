@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,11 +177,8 @@ def plan_rows(ids: Ints, shape: MPOShape, bonds: tuple[int, ...], machine: Machi
         left, right = Factors.of(layout, "left"), Factors.of(layout, "right")
     prefix, rest = np.divmod(ids, right.near[0] * right.own[0])
     digit, suffix = np.divmod(rest, right.near[0])
-    sides: list[tuple[int, Factors, Ints, Ints, Ints]] = []
-    for factors, keys, far in ((left, digit * left.near[0] + prefix, suffix), (right, rest, prefix)):
-        counts = np.bincount(keys, minlength=factors.own[0] * factors.near[0])
-        sides.append((factors.flops(int(np.count_nonzero(counts)), len(ids)), factors, keys, far, counts))
-    return _arrange(layout, used, ids, *min(sides, key=lambda side: side[0]), machine)
+    views = _View.of(left, digit * left.near[0] + prefix, suffix), _View.of(right, rest, prefix)
+    return _arrange(layout, used, ids, min(views, key=lambda view: view.flops), machine)
 
 
 def _reduced(ids: Ints, shape: MPOShape) -> tuple[tuple[Ints | None, ...], Ints, MPOShape]:
@@ -201,18 +198,33 @@ def _reduced(ids: Ints, shape: MPOShape) -> tuple[tuple[Ints | None, ...], Ints,
     return tuple(used), np.ravel_multi_index(digits, factors), left
 
 
-def _arrange(
-    layout: Layout,
-    used: tuple[Ints | None, ...],
-    ids: Ints,
-    flops: int,
-    factors: Factors,
-    keys: Ints,
-    far: Ints,
-    counts: Ints,
-    machine: Machine,
-) -> RowPlan:
-    """Sort heads and ids, and group them; `keys` and `far` are those of the ascending ids, `counts` those of keys."""
+class _View(NamedTuple):
+    """The ids as one side sees them.
+
+    Attributes:
+        factors: the sizes.
+        keys: head of every id, as the number ``pivot digit * near rows + near row``.
+        far: far row of every id.
+        counts: ids of every possible head.
+        flops: of the lookup.
+    """
+
+    factors: Factors
+    keys: Ints
+    far: Ints
+    counts: Ints
+    flops: int
+
+    @classmethod
+    def of(cls, factors: Factors, keys: Ints, far: Ints) -> _View:
+        """Count the ids of every head."""
+        counts = np.bincount(keys, minlength=factors.own[0] * factors.near[0])
+        return cls(factors, keys, far, counts, factors.flops(int(np.count_nonzero(counts)), len(keys)))
+
+
+def _arrange(layout: Layout, used: tuple[Ints | None, ...], ids: Ints, view: _View, machine: Machine) -> RowPlan:
+    """Sort heads and ids, and group them."""
+    factors, keys, counts = view.factors, view.keys, view.counts
     heads = np.flatnonzero(counts)
     members = counts[heads]
     digits, near = np.divmod(heads, factors.near[0])
@@ -220,9 +232,10 @@ def _arrange(
     by_digit = digits * (len(keys) + 1) + members
 
     products = sum(number > 0 for number in per_digit)
-    copies = factors.stem_size * len(heads) + (factors.pivot_size if factors.side == "right" else 0)
+    right = factors.side == "right"
+    copies = factors.stem_size * len(heads) + factors.pivot_size * right
     call = 1.5 * machine.call  # with the views that each of them needs
-    apart = (products * factors.own[1] + 3 * len(np.unique(by_digit))) * call
+    apart = (products * (factors.own[1] if right else 1) + 3 * len(np.unique(by_digit))) * call
     together = (products + 3 * len(np.unique(members))) * call + 4 * machine.itemsize * copies / machine.bandwidth
 
     blocks: list[Block] = []
@@ -248,7 +261,9 @@ def _arrange(
     place = np.empty(len(counts), np.int64)
     place[heads[head_order]] = np.arange(len(heads))
     order = np.argsort(place[keys], kind="stable")
-    return RowPlan(layout, used, factors, order, ids[order], far[order], near, tuple(blocks), stem_order, flops)
+    return RowPlan(
+        layout, used, factors, order, ids[order], view.far[order], near, tuple(blocks), stem_order, view.flops
+    )
 
 
 def _own_first(heads: Ints, factors: Factors) -> Ints:

@@ -16,7 +16,7 @@ from mpo_core.arithmetic import OperatorArithmetic
 from mpo_core.contraction import contract_matrix
 from mpo_core.errors import ShapeError, UsageError
 from mpo_core.gauge import Core, Gauge, Spectrum, canonical_cores, sequential_cores, slice_cores
-from mpo_core.operands import check_number, check_site
+from mpo_core.operands import check_finite, check_number, check_site
 from mpo_core.rounding import round_cores
 from mpo_core.shapes import MPOShape
 from mpo_core.spectra import Variant, entanglement_entropy, error_bound, truncation_errors
@@ -84,20 +84,16 @@ class MPO(OperatorArithmetic):
             shape: the factors.
             bonds: one cap for all, one each, or ``None`` for full bonds, above which they are clipped.
             generator: of the random numbers, on `device`.
-            dtype: floating; torch's default if left out.
-            device: torch's default if left out.
+            dtype: floating; like `device`, torch's default if left out.
+            device: of the cores.
 
         Raises:
             BondError: a cap is no positive integer, or there are not ``n - 1`` of them.
         """
         dtype = _floating(dtype, "MPO.random")
-        return cls(
-            [
-                torch.randn(size, generator=generator, dtype=dtype, device=device) / math.sqrt(size[3])
-                for size in shape.core_shapes(bonds)
-            ],
-            shape,
-        )
+        sizes = shape.core_shapes(bonds)
+        cores = [torch.randn(size, generator=generator, dtype=dtype, device=device) for size in sizes]
+        return cls([core / math.sqrt(core.shape[3]) for core in cores], shape)
 
     @classmethod
     def identity(
@@ -202,12 +198,25 @@ class MPO(OperatorArithmetic):
         return self.cores[0].device
 
     def to(self, *args: Any, **kwargs: Any) -> MPO:
-        """The operator on another device or in another dtype; arguments as of `torch.Tensor.to`."""
-        return MPO([core.to(*args, **kwargs) for core in self.cores], self.shape)
+        """The operator on another device or in another dtype; arguments as of `torch.Tensor.to`.
+
+        Raises:
+            UsageError: the dtype is no real floating one.
+            NonFiniteError: a core holds NaN or infinity, or leaves the range of the dtype.
+        """
+        moved = MPO([core.to(*args, **kwargs) for core in self.cores], self.shape)
+        check_finite(moved.cores, "to", self=self.cores)
+        return moved
 
     def to_matrix(self) -> Float[Tensor, "rows cols"]:
-        """Multiply the cores to the matrix, in the cheapest order and without the padding; differentiable."""
-        return contract_matrix(self.cores, self.shape)
+        """Multiply the cores to the matrix, in the cheapest order and without the padding; differentiable.
+
+        Raises:
+            NonFiniteError: a core holds NaN or infinity, or the matrix leaves the range of the dtype.
+        """
+        matrix = contract_matrix(self.cores, self.shape)
+        check_finite([matrix], "to_matrix", self=self.cores)
+        return matrix
 
     def bond_spectra(self) -> list[Spectrum]:
         """The Schmidt values of every bond: the singular values of unfolding k, descending, float64.
@@ -259,10 +268,7 @@ class MPO(OperatorArithmetic):
         return MPO(orthonormal_cores(self.cores, site), self.shape)
 
     def round(
-        self,
-        bonds: int | Sequence[int] | None = None,
-        tolerance: float | None = None,
-        max_params: int | None = None,
+        self, bonds: int | Sequence[int] | None = None, tolerance: float | None = None, max_params: int | None = None
     ) -> MPO:
         """The smallest bonds within a limit, for operators whose bonds have grown (Oseledets 2011, Algorithm 2).
 
@@ -293,11 +299,11 @@ class MPO(OperatorArithmetic):
 
         Args:
             bonds: one cap for all, or one for each bond; bonds that are smaller already stay.
-            method: ``slice`` cuts all bonds of the canonical form at once, as the papers do; ``sequential``
-                (TT-SVD) cuts one after the other and is slightly better. It makes a bond smaller than asked
-                for where the bonds beside it allow no higher rank.
-            gauge: gauge of the result. Sliced cores in the symmetric gauge are left as cut, as in the papers,
-                which is close to canonical but not exactly so.
+            method: ``slice`` cuts all bonds of the canonical form at once, as the papers do; ``sequential`` (TT-SVD)
+                cuts one after the other and is slightly better. It makes a bond smaller than asked for where the bonds
+                beside it allow no higher rank.
+            gauge: gauge of the result. Sliced cores in the symmetric gauge are left as cut, as in the papers, which is
+                close to canonical but not exactly so.
 
         Raises:
             BondError: a cap is no positive integer, or there are not ``n - 1`` of them.
@@ -339,10 +345,7 @@ class MPO(OperatorArithmetic):
         return cores_to_tensorly(self.cores)
 
     def plot_spectra(
-        self,
-        path: str | PathLike[str] | None = None,
-        bonds: int | Sequence[int] | None = None,
-        title: str | None = None,
+        self, path: str | PathLike[str] | None = None, bonds: int | Sequence[int] | None = None, title: str | None = None
     ) -> Figure:
         """Draw the Schmidt values of every bond and, with `bonds`, what that truncation keeps of them.
 
@@ -368,8 +371,7 @@ def check_cores(cores: Sequence[Tensor], shape: MPOShape) -> None:
     """Hold cores against a factor shape.
 
     Raises:
-        ShapeError: another number of cores, other factors, bonds that do not meet, or mixed dtypes or
-            devices.
+        ShapeError: another number of cores, other factors, bonds that do not meet, or mixed dtypes or devices.
         UsageError: no real floating dtype.
     """
     if len(cores) != shape.n:

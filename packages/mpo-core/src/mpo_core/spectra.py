@@ -33,7 +33,7 @@ def entanglement_entropy(
         The entropy; 0 for a spectrum of zeros.
 
     Raises:
-        UsageError: unknown normalisation.
+        UsageError: unknown normalisation, or complex values.
         ShapeError: the spectrum is not one-dimensional, or a value is negative.
         NonFiniteError: it holds NaN or infinity.
     """
@@ -70,7 +70,7 @@ def truncation_errors(
 
     Raises:
         BondError: a cap is no positive integer, or there is not one for each spectrum.
-        UsageError: unknown variant.
+        UsageError: unknown variant, or complex values.
         ShapeError: a spectrum is not one-dimensional, or a value is negative.
         NonFiniteError: a spectrum holds NaN or infinity.
     """
@@ -79,11 +79,13 @@ def truncation_errors(
     caps = list(bonds) if isinstance(bonds, Sequence) else [bonds] * len(spectra)
     if len(caps) != len(spectra):
         raise BondError(f"truncation_errors: {len(caps)} bonds for {len(spectra)} spectra; expected one each.")
+    # A single cap is checked even where there is no bond to cut.
+    for k, cap in enumerate(caps or ([] if isinstance(bonds, Sequence) else [bonds])):
+        if isinstance(cap, bool) or not hasattr(cap, "__index__") or index(cap) < 1:
+            raise BondError(f"truncation_errors: bond {k} is {cap!r}; expected a positive integer.")
     errors: list[float] = []
     for k, (spectrum, cap) in enumerate(zip(spectra, caps, strict=True)):
         values = _checked(spectrum, f"truncation_errors: spectrum {k}")
-        if isinstance(cap, bool) or not hasattr(cap, "__index__") or index(cap) < 1:
-            raise BondError(f"truncation_errors: bond {k} is {cap!r}; expected a positive integer.")
         kept = min(index(cap), len(values))
         if variant == "frobenius":
             errors.append(float(vector_norm(values[kept:])))
@@ -109,6 +111,8 @@ def error_bound(spectra: Spectra, bonds: int | Sequence[int], variant: Variant =
 def _checked(spectrum: Tensor, what: str) -> Tensor:
     if spectrum.dim() != 1:
         raise ShapeError(f"{what} has the shape {tuple(spectrum.shape)}; expected one dimension.")
+    if spectrum.is_complex():
+        raise UsageError(f"{what} is {spectrum.dtype}; expected real numbers.")
     values = spectrum.detach().double()
     if not values.isfinite().all():
         raise NonFiniteError(f"{what} holds NaN or infinity; expected Schmidt values.")

@@ -148,22 +148,36 @@ class StretchedLinear(torch.autograd.Function):
             found = gradients_with_graph(product, (x, *matrices), (needs_x, *needs_matrices), grad)
             return None, found[0], grad_bias, *found[1:]
         with without_autocast(x):
-            grad_x = torch.empty_like(x) if needs_x else None
-            sums = [
-                GradientSum(matrix.dtype) if need else None
-                for matrix, need in zip(matrices, needs_matrices, strict=True)
-            ]
-            between = len(steps) - 1
-            for index, (start, stop) in enumerate(blocks(len(x), plan.chunk)):
-                part, own = x[start:stop], kept[index * between : (index + 1) * between]
-                states = [part, *own] if plan.keep else _states(part, matrices, steps)
-                through = grad[start:stop]
-                for k in range(between, -1, -1):
-                    wanted = k > 0 or needs_x
-                    through = _step_back(matrices[k], states[k], through, steps[k], sums[k], wanted)
-                if grad_x is not None:
-                    grad_x[start:stop] = through.reshape(part.shape)
-        return None, grad_x, grad_bias, *map(_matrix_gradient, sums, steps)
+            grad_x, grad_matrices = _backward(plan, grad, x, matrices, kept, needs_x, needs_matrices)
+        return None, grad_x, grad_bias, *grad_matrices
+
+
+def _backward(
+    plan: Plan,
+    grad: Tensor,
+    x: Tensor,
+    matrices: Sequence[Tensor],
+    kept: Sequence[Tensor],
+    needs_x: bool,
+    needs_matrices: Sequence[bool],
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Gradients of x and the matrices, chunk by chunk, and no further down than to the first that is wanted."""
+    steps, between = plan.steps, len(plan.steps) - 1
+    sums = [GradientSum(matrix.dtype) if need else None for matrix, need in zip(matrices, needs_matrices, strict=True)]
+    lowest = 0 if needs_x else needs_matrices.index(True) if True in needs_matrices else len(steps)
+    grad_x = torch.empty_like(x) if needs_x else None
+    for index, (start, stop) in enumerate(blocks(len(x), plan.chunk)):
+        part, states, through = x[start:stop], [x], grad[start:stop]
+        if plan.keep:
+            states = [part, *kept[index * between : (index + 1) * between]]
+        elif any(needs_matrices):
+            states = _states(part, matrices, steps)
+        for k in range(between, lowest - 1, -1):
+            state = states[k] if sums[k] is not None else None
+            through = _step_back(matrices[k], state, through, steps[k], sums[k], k > lowest or needs_x)
+        if grad_x is not None:
+            grad_x[start:stop] = through.reshape(part.shape)
+    return grad_x, [_matrix_gradient(total, step) for total, step in zip(sums, steps, strict=True)]
 
 
 def _matrix_gradient(total: GradientSum | None, step: Step) -> Tensor | None:
@@ -173,19 +187,19 @@ def _matrix_gradient(total: GradientSum | None, step: Step) -> Tensor | None:
 
 
 def _step_back(
-    matrix: Tensor, state: Tensor, grad: Tensor, step: Step, total: GradientSum | None, wanted: bool
+    matrix: Tensor, state: Tensor | None, grad: Tensor, step: Step, total: GradientSum | None, wanted: bool
 ) -> Tensor:
     """Add a step's share of the gradient of its matrix, and return the gradient of its state, if wanted."""
     cols = step.cols
-    grad, state = grad.reshape(-1, step.rows, cols), state.view(-1, step.inner, cols)
     if cols == 1:
-        grad, state = grad.squeeze(-1), state.squeeze(-1)
-        if total is not None:
-            total.add(grad.T, state)
+        grad = grad.reshape(-1, step.rows)
+        if total is not None and state is not None:
+            total.add(grad.T, state.view(-1, step.inner))
         return grad @ matrix.T if wanted else grad
+    grad = grad.reshape(-1, step.rows, cols)
     side = _side_by_side(grad) if total is not None or step.swap_back else grad
-    if total is not None:
-        total.add(side, _side_by_side(state).T)
+    if total is not None and state is not None:
+        total.add(side, _side_by_side(state.view(-1, step.inner, cols)).T)
     if not wanted:
         return grad
     if step.swap_back:

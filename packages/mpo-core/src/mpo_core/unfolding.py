@@ -18,8 +18,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mpo_core.errors import ShapeError
-
 Side = Literal["left", "right"]
 Block = tuple[tuple[slice, ...], Tensor]
 
@@ -123,13 +121,11 @@ class Unfolding:
         ``R^T R`` is the Gram matrix, but nothing is squared; ``q = min(size, other size)``. Block after block is put
         below the triangle so far, and the whole is brought to triangular form again.
         """
-        result: Tensor | None = None
+        size = self.size(side)
+        result = torch.empty(self.view.shape[0], 0, size, dtype=self.dtype, device=self.view.device)
         for _, block in self.blocks(side):
-            upright = block.mT if side == "left" else block
-            stack = upright if result is None else torch.cat([result, upright], dim=1)
-            result = torch.geqrf(stack)[0][:, : stack.shape[2]].triu()
-        if result is None:
-            raise ShapeError("triangle: the unfolding is empty; expected at least one entry.")
+            stack = torch.cat([result, block.mT if side == "left" else block], dim=1)
+            result = torch.geqrf(stack)[0][:, :size].triu()
         return result
 
     def project(

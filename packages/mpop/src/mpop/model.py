@@ -14,13 +14,13 @@ from mpo_core import (
     MPOShape,
     UsageError,
     count_parameters,
-    decompose,
     find_targets,
     load_mpo,
     merge_modules,
     read_manifest,
     replace_modules,
     save_mpo,
+    schmidt_values,
 )
 from mpo_core.repro.atomic import new_folder
 from mpo_core.repro.models import build_model, load_tokenizer, quiet_transformers
@@ -73,7 +73,8 @@ def compress_model(model: PreTrainedModel, compression: Compression) -> Compress
     shapes = {target.name: choose(target.rows, target.cols, compression.n) for target in targets}
     before = count_parameters(model).total
     bonds = _plan_bonds(targets, shapes, compression, before)
-    replacements = replace_modules(model, targets, bonds=bonds, shapes=shapes)
+    # The papers cut all bonds of the canonical form at once.
+    replacements = replace_modules(model, targets, bonds=bonds, shapes=shapes, method="slice")
     notes = _clipping_notes(compression, shapes)
     return CompressionReport(before, count_parameters(model).total, tuple(replacements), tuple(notes))
 
@@ -174,7 +175,7 @@ def _plan_bonds(
         cap = bond_for_parameters([shapes[target.name] for target in distinct], limit)
         return {name: shape.clip_bonds(cap) for name, shape in shapes.items()}
     if compression.tolerance is not None:
-        spectra = {target.name: decompose(target.matrix, shapes[target.name]).bond_spectra() for target in targets}
+        spectra = {target.name: schmidt_values(target.matrix, shapes[target.name]) for target in targets}
         return {name: bonds_for_tolerance(values, compression.tolerance) for name, values in spectra.items()}
     caps = {name: cap_for(name, compression.bonds, compression.bond) for name in shapes}
     return {name: shape.clip_bonds(caps[name]) for name, shape in shapes.items()}

@@ -1,0 +1,29 @@
+"""How many steps optimizers have taken in this process.
+
+Fused optimizers, and those of some other libraries, write to parameters without raising their version, so a weight
+that was computed from parameters cannot tell from these that it is out of date. Every optimizer that derives from
+`torch.optim.Optimizer` runs the hook that is registered here, after each step.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+_numbers = count(1)
+_steps = 0
+
+
+def optimizer_steps() -> int:
+    """The number of steps of all optimizers so far."""
+    return _steps
+
+
+def _note(*_: Any) -> None:
+    global _steps
+    _steps = next(_numbers)  # in one go, so that no thread's step is lost
+
+
+register_optimizer_step_post_hook(_note)
