@@ -19,7 +19,6 @@ import torch
 from goals import Goal
 from interleaved import RESULTS, Timing, installed, interleave, peak_extra_bytes, write_result
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from mpo_core import MPOLinear, MPOShape
@@ -171,8 +170,7 @@ def measure_grid(size: Size) -> Iterator[Cell]:
         for name, plan in plans.items():
             if plan.seconds <= PATIENCE * plans["auto"].seconds:
                 layers[name] = make_layer(size, bond, name)
-        if tokens <= 512 or not training:
-            layers |= make_peers(size, bond)
+        layers |= make_peers(size, bond)
         x = torch.randn(tokens, size.cols)
         candidates = {name: runner(layer, x, training) for name, layer in layers.items()}
         yield Cell(tokens, bond, training, plans["auto"].kind, interleave(candidates, size.rounds))
@@ -221,9 +219,7 @@ def measure_cached(size: Size, bond: int) -> list[Goal]:
     goals: list[Goal] = []
     for tokens in size.tokens:
         x = torch.randn(tokens, size.cols)
-        timing = interleave(
-            {"nn.Linear": runner(dense, x, False), "cached": runner(layer, x, False)}, 3 * size.rounds
-        )
+        timing = interleave({"nn.Linear": runner(dense, x, False), "cached": runner(layer, x, False)}, 3 * size.rounds)
         ratio = timing["cached"].cpu_s / timing["nn.Linear"].cpu_s
         goals.append(Goal(f"M8 cached, {tokens} tokens / nn.Linear", ratio, 1.02))
     return goals
@@ -297,7 +293,10 @@ def kept_bytes(layer: nn.Module, x: Tensor) -> int:
 
 
 def measure_memory(size: Size, bonds: tuple[int | None, ...], tokens: tuple[int, ...]) -> tuple[list[Goal], list[Any]]:
-    """M11: what training keeps, and how far the resident memory of a process rises, in dense weights."""
+    """M11: what training keeps, and how far the resident memory of a process rises, in dense weights.
+
+    The second holds the output, the gradient of the input, and what exists for a moment only.
+    """
     weight = 4 * size.rows * size.cols
     goals, rows = [], []
     kept = {
@@ -311,7 +310,7 @@ def measure_memory(size: Size, bonds: tuple[int | None, ...], tokens: tuple[int,
             "import sys, torch",
             f"sys.path.insert(0, {str(Path(__file__).parent)!r})",
             "from linear import *",
-            "size = {size}",
+            "size = FULL",
             "layer = {layer}",
             "x = torch.randn({tokens}, size.cols, requires_grad=True)",
             "probe = torch.randn({tokens}, size.rows)",
@@ -319,15 +318,18 @@ def measure_memory(size: Size, bonds: tuple[int | None, ...], tokens: tuple[int,
             "layer(x[:1]).sum().backward()",
         ]
     )
-    name = "FULL" if size is FULL else "SMOKE"
+    if size is not FULL:  # every peak takes a process of its own
+        return goals, rows
     layers = {"nn.Linear": "nn.Linear(size.cols, size.rows)"}
     layers |= {f"bond {bond}": f"make_layer(size, {bond})" for bond in bonds}
     for (label, layer), count in product(layers.items(), tokens):
-        code = setup.format(size=name, layer=layer, tokens=count)
+        code = setup.format(layer=layer, tokens=count)
         peak = peak_extra_bytes(code, "layer(x).backward(probe)") / weight
         output = 4 * count * (size.rows + size.cols) / weight
         rows.append({"layer": label, "tokens": count, "peak": peak, "output_and_input_gradient": output})
-        print(f"peak of a training step, {label}, {count} tokens: {peak:.2f} dense weights, of which {output:.2f} output")
+        print(
+            f"peak of a training step, {label}, {count} tokens: {peak:.2f} dense weights, of which {output:.2f} output"
+        )
     return goals, rows
 
 

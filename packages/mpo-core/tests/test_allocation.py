@@ -32,7 +32,8 @@ def matrix_of(rows: int, cols: int, decay: float = 0.0, seed: int = 0) -> torch.
 
 def layers_of(*matrices: torch.Tensor, n: int = 3):
     names = [f"layer{k}" for k in range(len(matrices))]
-    shapes = {name: MPOShape.choose(matrix.shape[0], matrix.shape[1], n) for name, matrix in zip(names, matrices, strict=True)}
+    sizes = [tuple(matrix.shape) for matrix in matrices]
+    shapes = {name: MPOShape.choose(rows, cols, n) for name, (rows, cols) in zip(names, sizes, strict=True)}
     spectra = {name: schmidt_values(matrix, shapes[name]) for name, matrix in zip(names, matrices, strict=True)}
     return spectra, shapes
 
@@ -62,7 +63,7 @@ def test_the_limit_is_used_and_never_exceeded(share):
     matrices = (matrix_of(192, 192, 1.0), matrix_of(256, 128, 0.0, 1), matrix_of(128, 250, 0.5, 2))
     spectra, shapes = layers_of(*matrices, n=5)
     limit = int(share * sum(matrix.numel() for matrix in matrices))
-    for order, least in (zip(ORDERS, (0.995, 0.96), strict=True):  # the latter fills nothing up
+    for order, least in zip(ORDERS, (0.995, 0.96), strict=True):  # the latter fills nothing up
         bonds = allocate_bonds(spectra, shapes, limit, order=order)
         assert list(bonds) == list(spectra)
         assert least * limit <= params(bonds, shapes) <= limit
@@ -79,7 +80,7 @@ def test_less_error_than_equal_shares_and_than_the_smallest_values_first(relativ
         name: bonds_for_params(spectra[name], shapes[name], int(share * matrix.numel()))
         for name, matrix in zip(shapes, MATRICES, strict=True)
     }
-    ours = allocate_bonds(spectra, shapes, limit, weights=weights)
+    ours = allocate_bonds(spectra, shapes, limit, weights=weights, floor=0)
     theirs = allocate_bonds(spectra, shapes, limit, weights=weights, order="error")
     error = squared_error(MATRICES, ours, shapes, weights)
     assert error < (0.985 if relative else 0.7) * squared_error(MATRICES, equal, shapes, weights)
@@ -87,17 +88,35 @@ def test_less_error_than_equal_shares_and_than_the_smallest_values_first(relativ
 
 
 def test_is_near_the_best_of_all_choices():
+    # With one bond each, the error of a cut is the tail of its spectrum, to the digit.
     matrices = (matrix_of(8, 8, 1.0), matrix_of(8, 8, 0.2, 1), matrix_of(8, 8, 0.5, 2))
-    names = [f"layer{k}" for k in range(3)]
-    shapes = {name: MPOShape(8, 8, (2, 4), (4, 2)) for name in names}
-    spectra = {name: schmidt_values(matrix, shapes[name]) for name, matrix in zip(names, matrices, strict=True)}
+    shapes = {name: MPOShape(8, 8, (2, 4), (4, 2)) for name in "abc"}
+    spectra = {name: schmidt_values(matrix, shapes[name]) for name, matrix in zip("abc", matrices, strict=True)}
+
+    def tails(bonds) -> float:
+        return sum(float(spectra[name][0][bond:].square().sum()) for name, (bond,) in bonds.items())
+
     for limit in (60, 100, 200, 300):
-        choices = (
-            dict(zip(names, ((b,) for b in chosen), strict=True)) for chosen in itertools.product(*[range(1, 9)] * 3)
-        )
-        best = min(squared_error(matrices, bonds, shapes) for bonds in choices if params(bonds, shapes) <= limit)
-        found = allocate_bonds(spectra, shapes, limit)
-        assert squared_error(matrices, found, shapes) <= 1.05 * best + 1e-12
+        choices = [
+            dict(zip("abc", ((x,), (y,), (z,)), strict=True)) for x, y, z in itertools.product(range(1, 9), repeat=3)
+        ]
+        best = min(tails(bonds) for bonds in choices if params(bonds, shapes) <= limit)
+        assert tails(allocate_bonds(spectra, shapes, limit, floor=0)) <= 1.05 * best + 1e-12
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.25, 0.6, 1.0])
+def test_no_layer_falls_below_its_floor(floor):
+    spectra, shapes = layers_of(*MATRICES)
+    limit = int(0.3 * sum(matrix.numel() for matrix in MATRICES))
+    bonds = allocate_bonds(spectra, shapes, limit, floor=floor)
+    shares = [
+        shapes[name].n_params(bonds[name]) / matrix.numel() for name, matrix in zip(shapes, MATRICES, strict=True)
+    ]
+    # Whole bonds come as near to the floor as they can.
+    assert min(shares) >= 0.85 * floor * 0.3
+    if floor == 0:
+        assert min(shares) < 0.05
+    assert params(bonds, shapes) <= limit
 
 
 def step_by_step(spectra, shapes, limit, weights):
@@ -183,6 +202,9 @@ def test_refuses_bad_arguments():
         allocate_bonds(spectra, {"layer0": shapes["layer0"]}, 1000)
     with pytest.raises(UsageError, match="weights"):
         allocate_bonds(spectra, shapes, 1000, weights={"layer0": 1.0})
+    for wrong in (-0.1, 1.5, math.nan, True, "low"):
+        with pytest.raises(UsageError, match="floor"):
+            allocate_bonds(spectra, shapes, 1000, floor=wrong)
     for weight in (-1.0, math.nan, math.inf):
         with pytest.raises(UsageError, match="weight of 'layer0'"):
             allocate_bonds(spectra, shapes, 1000, weights={"layer0": weight, "layer1": 1.0})

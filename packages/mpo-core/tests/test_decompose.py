@@ -461,3 +461,18 @@ def test_no_submodule_hides_a_public_name():
         home = getattr(mpo_core, name)
         assert getattr(importlib.import_module(home.__module__), name) is home
     assert set(dir(mpo_core)) <= set(mpo_core.__all__)
+
+
+def test_autocast_does_not_reach_the_arithmetic():
+    matrix = _random(48, 60).float()
+    expected = decompose(matrix, bonds=6, precision="fast", gauge="symmetric").to_matrix()
+    exact = decompose_with_spectra(matrix, precision="fast")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cut = decompose(matrix, bonds=6, precision="fast", gauge="symmetric")
+        mpo, spectra = decompose_with_spectra(matrix, precision="fast")
+        values = schmidt_values(matrix, precision="fast")
+    torch.testing.assert_close(cut.to_matrix(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mpo.to_matrix(), matrix, rtol=1e-5, atol=1e-5)
+    for found, other, truth in zip(spectra, values, exact[1], strict=True):
+        torch.testing.assert_close(found, truth)
+        torch.testing.assert_close(other, truth, rtol=1e-5, atol=1e-5)

@@ -25,7 +25,7 @@ from mpo_core.kronecker import column_weights, roots, unweighted_cores, weighted
 from mpo_core.matrices import checked_matrix, checked_shape
 from mpo_core.mpo import MPO
 from mpo_core.output_fit import OutputFit
-from mpo_core.shapes import MPOShape
+from mpo_core.shapes import MPOShape, is_whole
 from mpo_core.targets import Target
 
 Covariance = Float[Tensor, "cols cols"]
@@ -127,7 +127,7 @@ def decompose_for_outputs(
         >>> decompose_for_outputs(weight, inputs.T @ inputs / 100, bonds=6, n=3).bonds
         (6, 6)
     """
-    if isinstance(sweeps, bool) or not hasattr(sweeps, "__index__") or sweeps < 0:
+    if not is_whole(sweeps) or sweeps < 0:
         raise UsageError(f"decompose_for_outputs: `sweeps` is {sweeps!r}; expected a whole number of at least 0.")
     values, largest = checked_matrix(matrix, "decompose_for_outputs")
     shape = checked_shape(values, shape, n, "decompose_for_outputs")

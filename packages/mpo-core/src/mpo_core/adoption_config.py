@@ -19,6 +19,7 @@ from operator import index
 from typing import Any, Literal, cast, get_args
 
 from mpo_core.errors import BondError, UsageError
+from mpo_core.shapes import is_whole
 
 Bonds = int | Sequence[int]
 TrainedCores = Literal["auxiliary", "central", "all"]
@@ -175,7 +176,7 @@ def _patterns(name: str, given: Any) -> tuple[str, ...]:
 
 
 def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < 1:
+    if not is_whole(value) or index(value) < 1:
         raise UsageError(f"MPOConfig: {name} is {value!r}; expected a positive integer.")
     return index(value)
 
@@ -186,7 +187,7 @@ def _bonds(name: str, value: Any, n: int) -> int | tuple[int, ...] | None:
     several = isinstance(value, Sequence) and not isinstance(value, str)
     caps: list[Any] = list(cast("Sequence[Any]", value)) if several else [value]
     for cap in caps:
-        if isinstance(cap, bool) or not hasattr(cap, "__index__") or index(cap) < 1:
+        if not is_whole(cap) or index(cap) < 1:
             raise BondError(f"MPOConfig: {name} is {value!r}; expected a positive integer or {n - 1} of them.")
     if not several:
         return index(caps[0])

@@ -25,13 +25,13 @@ from mpo_core.decomposition import schmidt_values
 from mpo_core.errors import NonFiniteError, UsageError
 from mpo_core.gauge import Spectrum
 from mpo_core.kronecker import roots
-from mpo_core.shapes import MPOShape
+from mpo_core.shapes import MPOShape, is_whole
 from mpo_core.targets import Target, WeightGroup, weight_groups
 
 Importance = Literal["none", "norm", "activation"]
 Order = Literal["error-per-parameter", "error"]
 
-_CURVE_POINTS = 32
+_CURVE_POINTS = 20
 
 
 def allocate_bonds(
@@ -41,6 +41,7 @@ def allocate_bonds(
     *,
     weights: Mapping[str, float] | None = None,
     order: Order = "error-per-parameter",
+    floor: float = 0.25,
 ) -> dict[str, tuple[int, ...]]:
     """Share a number of parameters out among layers so that their weighted squared error becomes small.
 
@@ -56,13 +57,15 @@ def allocate_bonds(
         limit: largest number of entries of all cores of all layers together.
         weights: layer -> factor of its squared values; 1 for all if left out, that is, absolute errors.
         order: which of the two.
+        floor: with ``error-per-parameter``, what every layer gets at least, as a part of what it would have if all
+            layers had the same share. Losing a layer altogether costs a model more than the squared error says.
 
     Returns:
         Layer -> its ``n - 1`` bonds, none above the rank that its neighbours allow.
 
     Raises:
         UsageError: unknown order, a limit that is no integer or below what bonds of 1 need, other layers in the
-            mappings, or a weight that is negative or not finite.
+            mappings, a weight that is negative or not finite, or a floor that is not between 0 and 1.
         ShapeError: a spectrum is no vector of descending values, or does not fit its shape.
         NonFiniteError: a spectrum holds NaN or infinity, or a weighted norm is infinite.
 
@@ -83,7 +86,10 @@ def allocate_bonds(
             )
     layers = [_layer(name, spectra[name], shapes[name], 1.0 if weights is None else weights[name]) for name in spectra]
     limit = _checked_limit(limit, layers)
-    bonds = _smallest_values_first(layers, limit) if order == "error" else _most_error_saved_first(layers, limit)
+    if order == "error":
+        bonds = _smallest_values_first(layers, limit)
+    else:
+        bonds = _most_error_saved_first(layers, limit, _least_params(layers, limit, floor))
     return {layer.name: chosen for layer, chosen in zip(layers, bonds, strict=True)}
 
 
@@ -192,9 +198,23 @@ def _layer(name: str, spectra: Sequence[Spectrum], shape: MPOShape, weight: floa
     return _Layer(name, spectra, squares, shape, worth)
 
 
-def _most_error_saved_first(layers: Sequence[_Layer], limit: int) -> list[tuple[int, ...]]:
+def _least_params(layers: Sequence[_Layer], limit: int, floor: Any) -> list[int]:
+    """What every layer gets at least: a part of its equal share, if that leaves anything to choose."""
+    if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 <= floor <= 1:
+        raise UsageError(f"allocate_bonds: `floor` is {floor!r}; expected a number between 0 and 1.")
+    least = [layer.shape.n_params(1) for layer in layers]
+    dense = [layer.shape.rows * layer.shape.cols for layer in layers]
+    part = floor * limit / max(1, sum(dense))
+    floors = [
+        max(one, min(layer.shape.n_params(), int(part * size)))
+        for one, size, layer in zip(least, dense, layers, strict=True)
+    ]
+    return floors if sum(floors) <= limit else least
+
+
+def _most_error_saved_first(layers: Sequence[_Layer], limit: int, floors: Sequence[int]) -> list[tuple[int, ...]]:
     """Walk down the convex curves of all layers, steepest piece first; the last piece of a layer may be a part."""
-    curves = [_convex(_curve(layer)) for layer in layers]
+    curves = [_convex(_curve(layer, least)) for layer, least in zip(layers, floors, strict=True)]
     current = [curve[0] for curve in curves]
     pieces = [
         ((after.error - before.error) / (after.params - before.params), which, k)
@@ -216,11 +236,11 @@ def _most_error_saved_first(layers: Sequence[_Layer], limit: int) -> list[tuple[
     return [point.bonds for point in current]
 
 
-def _curve(layer: _Layer) -> list[_Point]:
-    """Error over parameters, from bonds of 1 to full bonds."""
-    least, most = layer.shape.n_params(1), layer.shape.n_params()
-    limits = sorted({max(least, int(limit)) for limit in np.geomspace(least, most, _CURVE_POINTS)} | {most})
-    return [_point(layer, limit) for limit in limits]
+def _curve(layer: _Layer, least: int) -> list[_Point]:
+    """Error over parameters, from the floor to full bonds."""
+    most = layer.shape.n_params()
+    grid = np.concatenate([np.geomspace(least, most, _CURVE_POINTS), np.linspace(least, most, _CURVE_POINTS)])
+    return [_point(layer, limit) for limit in sorted({min(most, max(least, round(limit))) for limit in grid})]
 
 
 def _point(layer: _Layer, limit: int) -> _Point:
@@ -272,7 +292,7 @@ def _smallest_values_first(layers: Sequence[_Layer], limit: int) -> list[tuple[i
 
 
 def _checked_limit(limit: Any, layers: Sequence[_Layer]) -> int:
-    if isinstance(limit, bool) or not hasattr(limit, "__index__"):
+    if not is_whole(limit):
         raise UsageError(f"allocate_bonds: `limit` is {limit!r}; expected a whole number of parameters.")
     least = sum(layer.shape.n_params(1) for layer in layers)
     if index(limit) < least:

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mpo_core.chain import Chain
-from mpo_core.isometry import SideLayout, isometry, side_basis
-from mpo_core.sweeps import side_layout, unfold
+from mpo_core.isometry import isometry, side_basis
+from mpo_core.sides import SideLayout, side_layout, unfold
 from mpo_core.unfolding import Side
 
 Cores = list[Float[Tensor, "batch left rows cols right"]]

@@ -21,6 +21,7 @@ from mpo_core.contraction import best_split, contract_matrix, merge_stretch
 from mpo_core.cost import Plan, Strategy, plan_linear
 from mpo_core.errors import ShapeError, UsageError
 from mpo_core.machine import machine_for
+from mpo_core.mpo import check_cores
 from mpo_core.rebuilt import RebuiltLinear, apply_halves
 from mpo_core.shapes import MPOShape
 from mpo_core.stretches import StretchedLinear, meet, meet_differentiably, stretch_matrix
@@ -51,10 +52,14 @@ def apply_mpo(
         Of shape (..., rows).
 
     Raises:
-        ShapeError: the last axis of `x` is not as long as the matrix has columns.
+        ShapeError: the last axis of `x` is not as long as the matrix has columns, or cores, shape and bias do not fit.
         UsageError: `x` has another dtype than the cores, or the strategy is unknown.
     """
     check_features(x, shape, where)
+    if bias is not None and bias.shape != (shape.rows,):
+        raise ShapeError(f"{where}: bias has the shape {tuple(bias.shape)}; expected ({shape.rows},).")
+    if where == "apply_mpo":  # a layer has checked its cores when it was made
+        check_cores(cores, shape)
     x, bias, cores = autocast(x, bias, cores)
     check_dtype(x, cores[0], where)
     training = torch.is_grad_enabled() and (

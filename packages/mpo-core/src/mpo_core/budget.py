@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from mpo_core.errors import NonFiniteError, ShapeError, UsageError
-from mpo_core.shapes import MPOShape
+from mpo_core.shapes import MPOShape, is_whole
 from mpo_core.spectra import Spectra
 
 _Floats = NDArray[np.float64]
@@ -158,7 +158,7 @@ def checked_limit(limit: Any, shape: MPOShape, where: str) -> int:
     Raises:
         UsageError: it is no integer, or below what bonds of 1 need.
     """
-    if isinstance(limit, bool) or not hasattr(limit, "__index__"):
+    if not is_whole(limit):
         raise UsageError(f"{where}: `limit` is {limit!r}; expected a whole number of parameters.")
     if index(limit) < shape.n_params(1):
         raise UsageError(
@@ -187,6 +187,8 @@ def checked_squares(spectra: Spectra, shape: MPOShape | None, where: str) -> lis
     for k, spectrum in enumerate(spectra):
         if spectrum.dim() != 1 or len(spectrum) == 0:
             raise ShapeError(f"{where}: spectrum {k} has the shape {tuple(spectrum.shape)}; expected a vector.")
+        if spectrum.is_complex():
+            raise UsageError(f"{where}: spectrum {k} is {spectrum.dtype}; expected real numbers.")
         values: _Floats = spectrum.detach().to("cpu", torch.float64).numpy()
         if not np.isfinite(values).all():
             raise NonFiniteError(f"{where}: spectrum {k} holds NaN or infinity; expected Schmidt values.")

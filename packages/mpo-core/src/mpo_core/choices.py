@@ -12,6 +12,7 @@ import torch
 
 from mpo_core.errors import UsageError
 from mpo_core.gauge import GAUGES, Gauge
+from mpo_core.shapes import is_whole
 
 Method = Literal["sweep", "slice", "sequential", "randomized"]
 Precision = Literal["accurate", "fast"]
@@ -82,7 +83,7 @@ class Choices:
             raise UsageError(f"decompose: method is {self.method!r}; expected one of {', '.join(METHODS)}.")
         if self.precision not in ("accurate", "fast"):
             raise UsageError(f"decompose: precision is {self.precision!r}; expected 'accurate' or 'fast'.")
-        if isinstance(self.refine, bool) or not hasattr(self.refine, "__index__") or index(self.refine) < 0:
+        if not is_whole(self.refine) or index(self.refine) < 0:
             raise UsageError(f"decompose: refine is {self.refine!r}; expected a whole number of sweeps, at least 0.")
         if self.refine and self.method not in ("sweep", "randomized"):
             raise UsageError(
@@ -114,7 +115,7 @@ def one_limit(
         raise UsageError(f"decompose: {' and '.join(names)} are given; expected at most one limit.")
     for name, value in given.items():
         if name in ("max_params", "max_bytes"):
-            if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < 1:
+            if not is_whole(value) or index(value) < 1:
                 raise UsageError(f"decompose: {name} is {value!r}; expected a positive integer.")
             return Limit(name, index(value))
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mpo_core.algebra import orthonormal_cores
+from mpo_core.backward import without_autocast
 from mpo_core.chain import Chain, expand, home_site, merge_sites
 from mpo_core.choices import AnyGauge, Choices
 from mpo_core.errors import UsageError
@@ -36,16 +38,15 @@ def operators(
     if choices.method == "sequential" and not full:
         exact = identity_operators(matrices, shape)
         return [(_regauged(sequential_cores(mpo.cores, kept), shape, gauge), 0.0) for mpo in exact]
-    batch = prepare(matrices, largest, shape)
     if full:
-        return [(mpo, 0.0) for mpo in lossless_operators(batch, shape, gauge, choices)[0]]
+        return [(mpo, 0.0) for mpo in lossless_operators(matrices, largest, shape, choices)[0]]
     if choices.method == "slice":
-        exact = lossless_operators(batch, shape, "symmetric", choices)[0]
+        exact = lossless_operators(matrices, largest, shape, replace(choices, gauge="symmetric"))[0]
         sliced = [slice_cores(mpo.cores, kept) for mpo in exact]
         if gauge == "symmetric":
             return [(MPO(cores, shape), 0.0) for cores in sliced]
         return [(_regauged(cores, shape, gauge), 0.0) for cores in sliced]
-    return _swept(batch, shape, kept, choices)
+    return _swept(prepare(matrices, largest, shape), shape, kept, choices)
 
 
 def _swept(batch: Batch, shape: MPOShape, kept: tuple[int, ...], choices: Choices) -> list[tuple[MPO, float]]:
@@ -53,11 +54,12 @@ def _swept(batch: Batch, shape: MPOShape, kept: tuple[int, ...], choices: Choice
     chain = merge_sites(batch.shape, kept)
     dtype = choices.dtype(batch.storage_dtype)
     finder = RangeFinder() if choices.method == "randomized" else None
-    cores = truncate_chain(batch.tensor, chain, dtype, batch.storage_dtype, finder, choices.refine)
-    energies = [float(energy) for energy in cores[chain.home].double().square().flatten(1).sum(1)]
-    sites = [_site_cores([core[element] for core in cores], chain) for element in range(len(energies))]
-    if choices.gauge != "mixed" and choices.gauge != "identity":
-        sites = _turned(sites, batch.shape, choices.gauge, dtype)
+    with without_autocast(batch.tensor):
+        cores = truncate_chain(batch.tensor, chain, dtype, batch.storage_dtype, finder, choices.refine)
+        energies = [float(energy) for energy in cores[chain.home].double().square().flatten(1).sum(1)]
+        sites = [_site_cores([core[element] for core in cores], chain) for element in range(len(energies))]
+        if choices.gauge != "mixed" and choices.gauge != "identity":
+            sites = _turned(sites, batch.shape, choices.gauge, dtype)
     scaled = _scaled(shape, choices.gauge)
     mpos = [MPO(batch.finish(own, element, scaled), shape) for element, own in enumerate(sites)]
     return list(zip(mpos, energies, strict=True))
@@ -70,13 +72,16 @@ def _site_cores(groups: Sequence[Tensor], chain: Chain) -> list[Tensor]:
 
 
 def lossless_operators(
-    batch: Batch, shape: MPOShape, gauge: AnyGauge, choices: Choices
+    matrices: Sequence[Tensor], largest: Sequence[float], shape: MPOShape, choices: Choices
 ) -> tuple[list[MPO], list[Float[Tensor, "batch bond"]]]:
     """The operators at full bonds in Schmidt bases, and the Schmidt values."""
-    form = schmidt_form(batch.tensor, batch.shape, choices.dtype(batch.storage_dtype), batch.storage_dtype)
-    cores = form.cores if gauge in ("mixed", "identity") else form.in_gauge(gauge)
+    batch, gauge = prepare(matrices, largest, shape), choices.gauge
+    with without_autocast(batch.tensor):
+        form = schmidt_form(batch.tensor, batch.shape, choices.dtype(batch.storage_dtype), batch.storage_dtype)
+        cores = form.cores if gauge == "mixed" or gauge == "identity" else form.in_gauge(gauge)
+    scaled = _scaled(shape, gauge)
     mpos = [
-        MPO(batch.finish([core[element] for core in cores], element, _scaled(shape, gauge)), shape)
+        MPO(batch.finish([core[element] for core in cores], element, scaled), shape)
         for element in range(len(batch.exponents))
     ]
     scale = torch.tensor([2.0**power for power in batch.exponents], dtype=torch.float64, device=batch.tensor.device)
@@ -88,7 +93,8 @@ def matrix_schmidt_values(matrix: Tensor, largest: float, shape: MPOShape, choic
     if shape.n == 1:
         return []
     batch = prepare([matrix], [largest], shape)
-    values = bond_schmidt_values(batch.tensor, batch.shape, choices.dtype(batch.storage_dtype))
+    with without_autocast(batch.tensor):
+        values = bond_schmidt_values(batch.tensor, batch.shape, choices.dtype(batch.storage_dtype))
     return [value[0] * 2.0 ** batch.exponents[0] for value in values]
 
 
@@ -106,7 +112,7 @@ def _turned(sites: list[list[Tensor]], shape: MPOShape, gauge: Gauge, dtype: tor
     """Cores that are orthonormal towards home, in a canonical gauge."""
     form = turned_to_schmidt([torch.stack(parts) for parts in zip(*sites, strict=True)], shape, dtype)
     if form is None:
-        return [canonical_cores(cores, gauge)[0] for cores in sites]
+        return [canonical_cores([core.double() for core in cores], gauge)[0] for cores in sites]
     cores = form.in_gauge(gauge)
     return [[core[element] for core in cores] for element in range(len(sites))]
 

@@ -29,7 +29,7 @@ from typing import Literal
 import torch
 
 from mpo_core.contraction import BLOCK_BYTES
-from mpo_core.errors import UsageError
+from mpo_core.errors import BondError, UsageError
 from mpo_core.machine import Machine, Operation, machine_for
 from mpo_core.operations import (
     MANY_TOKENS,
@@ -45,7 +45,7 @@ from mpo_core.operations import (
     step_of,
     total_flops,
 )
-from mpo_core.shapes import MPOShape
+from mpo_core.shapes import MPOShape, is_whole
 
 Strategy = Literal["auto", "rebuild", "chain", "mixed"]
 Kind = Literal["rebuild", "chain", "mixed"]
@@ -111,7 +111,8 @@ def plan_linear(
         machine: the constants of the estimate; those for float32 on the CPU if left out.
 
     Raises:
-        UsageError: the strategy is unknown.
+        UsageError: the strategy is unknown, or `tokens` is no whole number of at least 0.
+        BondError: a bond is no positive integer, or there are not ``n - 1`` of them.
 
     Example:
         >>> shape = MPOShape.choose(3072, 768, 5)
@@ -120,6 +121,10 @@ def plan_linear(
     """
     if strategy not in STRATEGIES:
         raise UsageError(f"plan_linear: strategy is {strategy!r}; expected one of {', '.join(STRATEGIES)}.")
+    if len(bonds) != shape.n - 1 or not all(is_whole(bond) and bond > 0 for bond in bonds):
+        raise BondError(f"plan_linear: bonds are {bonds!r}; expected {shape.n - 1} positive integers.")
+    if not is_whole(tokens) or tokens < 0:
+        raise UsageError(f"plan_linear: tokens is {tokens!r}; expected a whole number of at least 0.")
     search = _Search(Layout(shape, bonds), max(tokens, 1), training, input_grad, machine or _default_machine())
     n = shape.n
     if n == 1 or strategy == "rebuild":

@@ -10,7 +10,7 @@ from mpo_core.cost import Plan, Strategy, plan_linear
 from mpo_core.errors import UsageError
 from mpo_core.machine import Machine
 from mpo_core.operations import linear_operations, total_flops
-from mpo_core.shapes import MPOShape
+from mpo_core.shapes import MPOShape, is_whole
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,6 @@ def linear_cost(
 
 
 def _positive(tokens: Any) -> int:
-    if isinstance(tokens, bool) or not hasattr(tokens, "__index__") or index(tokens) < 1:
+    if not is_whole(tokens) or index(tokens) < 1:
         raise UsageError(f"cost: tokens is {tokens!r}; expected a positive integer.")
     return index(tokens)

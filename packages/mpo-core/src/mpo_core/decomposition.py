@@ -18,7 +18,7 @@ from mpo_core.choices import AnyGauge, Choices, DecomposeOptions, Limit, Method,
 from mpo_core.construction import identity_operators, lossless_operators, matrix_schmidt_values, operators
 from mpo_core.errors import ShapeError, UsageError
 from mpo_core.gauge import Spectrum
-from mpo_core.matrices import checked_matrix, checked_shape, prepare
+from mpo_core.matrices import checked_matrix, checked_shape
 from mpo_core.mpo import MPO
 from mpo_core.shapes import MPOShape
 
@@ -205,8 +205,7 @@ def decompose_with_spectra(
     shape = checked_shape(values, shape, n, "decompose_with_spectra")
     if gauge == "identity" or shape.n == 1:
         return identity_operators([values], shape)[0], matrix_schmidt_values(values, largest, shape, choices)
-    batch = prepare([values], [largest], shape)
-    mpos, spectra = lossless_operators(batch, shape, gauge, choices)
+    mpos, spectra = lossless_operators([values], [largest], shape, choices)
     return mpos[0], [spectrum[0] for spectrum in spectra]
 
 

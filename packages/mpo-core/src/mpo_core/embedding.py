@@ -24,7 +24,7 @@ from mpo_core.gauge import Core
 from mpo_core.layer import MPOLayer, factors_text, merged_weight, stored_weight
 from mpo_core.lookup_cost import EMBEDDING_STRATEGIES, EmbeddingCost, EmbeddingStrategy, embedding_cost
 from mpo_core.machine import machine_for
-from mpo_core.shapes import MPOShape
+from mpo_core.shapes import MPOShape, is_whole
 from mpo_core.token_ids import distinct_ids
 from mpo_core.weight_cache import WeightCache
 
@@ -65,7 +65,7 @@ class MPOEmbedding(MPOLayer):
         cache: bool = False,
     ) -> None:
         super().__init__(cores, shape)
-        if padding_idx is not None and not -shape.rows <= padding_idx < shape.rows:
+        if padding_idx is not None and not (is_whole(padding_idx) and -shape.rows <= padding_idx < shape.rows):
             raise ShapeError(f"MPOEmbedding: padding_idx is {padding_idx}; expected it to be within {shape.rows} rows.")
         self.padding_idx = padding_idx if padding_idx is None else padding_idx % shape.rows
         self._kept_table = WeightCache()

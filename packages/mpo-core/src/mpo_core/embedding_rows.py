@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,14 +16,14 @@ from mpo_core.applying import any_requires_grad
 from mpo_core.backward import without_autocast
 from mpo_core.contraction import contract_matrix
 from mpo_core.errors import ShapeError
-from mpo_core.lookup import no_rows, planned_rows
-from mpo_core.lookup_cost import EmbeddingStrategy, least_lookup_seconds, lookup_way, rebuild_way
+from mpo_core.lookup import no_rows, planned_rows, single_rows
+from mpo_core.lookup_cost import EmbeddingStrategy, lookup_way, rebuild_way, singles_way
 from mpo_core.lookup_join import on_device
 from mpo_core.lookup_operator import look_up
-from mpo_core.lookup_plan import RowPlan, plan_rows
-from mpo_core.machine import Machine, machine_for
+from mpo_core.lookup_plan import one_by_one, plan_rows
+from mpo_core.machine import machine_for
 from mpo_core.shapes import MPOShape
-from mpo_core.token_ids import PickRows, distinct_ids, planned_places
+from mpo_core.token_ids import PickRows, distinct_ids, ordered_places
 
 
 def embed_tokens(
@@ -63,11 +64,16 @@ def embed_tokens(
     if len(ids) == 0:
         return no_rows(cores, shape).reshape(*tokens.shape, shape.cols)
     machine = machine_for(device, dtype)
-    plan = plan_rows(ids, shape, bonds, machine)
-    if strategy == "auto" and is_slower_than_rebuilding(plan, shape, machine, training):
+    plan, order = None, np.arange(len(ids))
+    if one_by_one(len(ids), shape, bonds):
+        way = singles_way(len(ids), shape, bonds, machine, training)
+    else:
+        plan = plan_rows(ids, shape, bonds, machine)
+        way, order = lookup_way(plan, machine, training), plan.order
+    if strategy == "auto" and rebuild_way(shape, bonds, machine, training).seconds < way.seconds:
         return pick_from_table(tokens, table_of(cores, shape), padding_idx)
-    slots, padding = planned_places(ids, places, plan, padding_idx)
-    rows = planned_rows(cores, plan)
+    rows = single_rows(cores, shape, ids) if plan is None else planned_rows(cores, plan)
+    slots, padding = ordered_places(ids, places, order, padding_idx)
     picked = cast("Tensor", PickRows.apply(rows, on_device(slots, rows), padding))
     return picked.view(*tokens.shape, shape.cols)
 
@@ -79,13 +85,7 @@ def _rebuilding_is_fastest(
     """Whether rebuilding is, whatever the ids: they need not be brought to the host, and a graph knows it."""
     machine = machine_for(device, dtype)
     rebuild = rebuild_way(shape, bonds, machine, training)
-    return rebuild.seconds <= least_lookup_seconds(shape, bonds, machine, training)
-
-
-def is_slower_than_rebuilding(plan: RowPlan, shape: MPOShape, machine: Machine, training: bool) -> bool:
-    """Whether looking rows up is estimated to take longer than making all of them."""
-    rebuild = rebuild_way(shape, plan.layout.bonds, machine, training)
-    return rebuild.seconds < lookup_way(plan, machine, training).seconds
+    return rebuild.seconds <= singles_way(1, shape, bonds, machine, training).seconds
 
 
 def table_of(cores: Sequence[Tensor], shape: MPOShape) -> Float[Tensor, "rows cols"]:

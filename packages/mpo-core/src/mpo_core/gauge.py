@@ -12,6 +12,9 @@ hence ``S_ab = A_ab sqrt(l_b / l_a) = B_ab sqrt(l_a / l_b)``. Neither ``A`` nor 
 noise from growing.
 """
 
+# What callers hand over is checked at run time, too.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -201,9 +204,9 @@ def _as_double(cores: Sequence[Tensor]) -> list[Tensor]:
         if not isinstance(core, Tensor) or not core.is_floating_point() or core.dtype != cores[0].dtype:
             what = core.dtype if isinstance(core, Tensor) else type(core).__name__
             raise UsageError(f"canonical_cores: core {k} is {what}; expected tensors of one real floating dtype.")
-        ends = left, core.shape[-1] if k < len(cores) - 1 else 1
-        if core.dim() != 4 or (core.shape[0], core.shape[3]) != ends or core.numel() == 0:
-            wanted = f"({left}, any, any, {'any' if k < len(cores) - 1 else 1})"
+        last = k == len(cores) - 1
+        if core.dim() != 4 or core.shape[0] != left or (last and core.shape[3] != 1) or core.numel() == 0:
+            wanted = f"({left}, any, any, {1 if last else 'any'})"
             raise ShapeError(f"canonical_cores: core {k} has the shape {tuple(core.shape)}; expected {wanted}.")
         left = core.shape[3]
         if not torch.isfinite(core).all():

@@ -5,24 +5,22 @@ is multiplied over once; then, from the outside in, each bond's Gram matrix is d
 become its core, and what is left of the Gram matrix is projected with them, which is small work.
 
 Squaring costs accuracy where singular values differ much: squares below about ``eps`` times the largest are noise.
-`side_cores` sees that in the spectrum and does the side again, first in float64, then from a triangle (QR) instead
+`side_basis` sees that in the spectrum and does the side again, first in float64, then from a triangle (QR) instead
 of a Gram matrix, and says so in the log.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
-from operator import mul
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mpo_core.linear_algebra import eigh, eigvalsh, qr, svd, svdvals
+from mpo_core.sides import SideLayout
 from mpo_core.unfolding import Side, Unfolding, split_axis
 
 _LOG = logging.getLogger("mpo_core")
@@ -33,78 +31,6 @@ _LOSSLESS = 2e-3
 """Ratio of the least to the largest square down to which a complete Schmidt basis may come from a Gram matrix."""
 _MIXING = 1e5
 """Over ``bond (eps largest)^2``: the least product of the smallest kept square and the dropped energy, in a cut."""
-
-
-@dataclass(frozen=True)
-class SideLayout:
-    """The groups of one side, from the outside in.
-
-    Attributes:
-        side: left or right.
-        groups: ``(I_g, J_g)`` of each group.
-        bonds: the bond inside of each group.
-        outer: the bond outside of the first group.
-    """
-
-    side: Side
-    groups: tuple[tuple[int, int], ...]
-    bonds: tuple[int, ...]
-    outer: int
-
-    @property
-    def rows(self) -> int:
-        """Product of the row factors."""
-        return math.prod(rows for rows, _ in self.groups)
-
-    @property
-    def cols(self) -> int:
-        """Product of the column factors."""
-        return math.prod(cols for _, cols in self.groups)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Number of indices from the outside up to each bond, if none is cut."""
-        sizes = accumulate((rows * cols for rows, cols in self.groups), mul)
-        return tuple(self.outer * size for size in sizes)
-
-    @property
-    def size(self) -> int:
-        """Number of indices of the side."""
-        return self.outer * self.rows * self.cols
-
-    def sorted_digits(self, tensor: Tensor, axis: int) -> Tensor:
-        """Bring an axis from the order of an unfolding to ``(outer, I_1, J_1, I_2, J_2, ..)``."""
-        if len(self.groups) == 1 and self.side == "left":
-            return tensor
-        split = split_axis(tensor, axis, self._extents())
-        return split.permute(self._around(tensor, axis, self._order())).flatten(axis, axis + 2 * len(self.groups))
-
-    def unsorted_digits(self, tensor: Tensor, axis: int) -> Tensor:
-        """The inverse of `sorted_digits`."""
-        if len(self.groups) == 1 and self.side == "left":
-            return tensor
-        extents, order = self._extents(), self._order()
-        inverse = sorted(range(len(order)), key=lambda k: order[k])
-        split = split_axis(tensor, axis, [extents[k] for k in order])
-        return split.permute(self._around(tensor, axis, inverse)).flatten(axis, axis + 2 * len(self.groups))
-
-    def _extents(self) -> list[int]:
-        """Sizes of the digits as the unfolding has them: ``(outer, I_1 .. J_1 ..)``, mirrored on the right side."""
-        rows, cols = [rows for rows, _ in self.groups], [cols for _, cols in self.groups]
-        if self.side == "left":
-            return [self.outer, *rows, *cols]
-        return [*reversed(rows), *reversed(cols), self.outer]
-
-    def _order(self) -> list[int]:
-        count = len(self.groups)
-        if self.side == "left":
-            return [0, *(axis for k in range(count) for axis in (1 + k, 1 + count + k))]
-        return [2 * count, *(axis for k in range(count) for axis in (count - 1 - k, 2 * count - 1 - k))]
-
-    @staticmethod
-    def _around(tensor: Tensor, axis: int, order: Sequence[int]) -> list[int]:
-        after = range(axis + len(order), tensor.dim() + len(order) - 1)
-        return [*range(axis), *(axis + k for k in order), *after]
 
 
 @dataclass(frozen=True)
@@ -228,16 +154,19 @@ def _is_trusted(unfolding: Unfolding, double_data: bool) -> bool:
 
 
 def _is_clean_basis(basis: SideBasis) -> bool:
+    """Whether every bond of a basis from Gram matrices is clean."""
     cores = zip(basis.cores, basis.values, strict=True)
     return all(is_clean(values.square(), core.shape[-1], core.dtype) for core, values in cores)
 
 
 def _log_repeat(layout: SideLayout, reason: str, dtype: torch.dtype) -> None:
+    """Say that a side is done again, and why."""
     how = "with QR and SVD" if dtype == torch.float64 else "in float64"
     _LOG.info("%s side, bond of %d: %s in %s; done again %s", layout.side, layout.bonds[-1], reason, dtype, how)
 
 
 def _gram_basis(unfolding: Unfolding, layout: SideLayout, double_data: bool) -> SideBasis:
+    """The basis from the Gram matrix of the side, or of the other side where that is smaller."""
     other: Side = "right" if layout.side == "left" else "left"
     if len(layout.groups) == 1 and unfolding.size(other) < unfolding.size(layout.side):
         squares, vectors = _cut_eigenvectors(unfolding.gram(other), layout.bonds[0], double_data)
@@ -253,11 +182,12 @@ def _gram_basis(unfolding: Unfolding, layout: SideLayout, double_data: bool) -> 
         values.append(squares.clamp_min(0).sqrt())
         if len(cores) < len(layout.groups):
             gram = _project_gram(gram, vectors)
-        outer = bond
+        outer = vectors.shape[-1]
     return SideBasis(layout, cores, values)
 
 
 def _triangle_basis(unfolding: Unfolding, layout: SideLayout) -> SideBasis:
+    """The basis without any Gram matrix: from singular value decompositions of a triangle."""
     other: Side = "right" if layout.side == "left" else "left"
     if len(layout.groups) == 1 and unfolding.size(other) < unfolding.size(layout.side):
         _, singular, vh = svd(unfolding.triangle(other))
@@ -274,7 +204,7 @@ def _triangle_basis(unfolding: Unfolding, layout: SideLayout) -> SideBasis:
         cores.append(split_axis(vectors, 1, (outer, rows * cols)))
         values.append(singular)
         root = vectors.mT @ matrix
-        outer = bond
+        outer = vectors.shape[-1]
     return SideBasis(layout, cores, values)
 
 

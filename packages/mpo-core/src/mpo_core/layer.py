@@ -34,7 +34,7 @@ class MPOLayer(nn.Module):
         """The cores; as ``list(layer.cores)``, which takes ten times as long."""
         if torch.compiler.is_compiling():
             return list(self.cores)
-        registered = self.cores.__dict__["_parameters"]
+        registered = self.__dict__["_modules"]["cores"].__dict__["_parameters"]
         # Some may be elsewhere: parametrized, or sharded.
         return list(registered.values()) if len(registered) == self.shape.n else list(self.cores)
 

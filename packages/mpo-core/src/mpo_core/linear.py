@@ -197,7 +197,7 @@ class MPOLinear(MPOLayer):
         cores = self.core_list()
         if self._cache and self._keeps(cores):
             check_features(input, self.shape, "MPOLinear")
-            if autocast_dtype(input) is None:
+            if input.dtype != cores[0].dtype and autocast_dtype(input) is None:
                 check_dtype(input, cores[0], "MPOLinear")
             return functional.linear(input, self._kept(cores), self.bias)
         return apply_mpo(input, cores, self.shape, self.bias, strategy=self._strategy, where="MPOLinear")

@@ -18,7 +18,7 @@ from torch import Tensor
 from mpo_core.backward import gradients_with_graph, without_autocast
 from mpo_core.contraction import merge_stretch
 from mpo_core.lookup_join import Table, Tables, join, join_backward, on_device
-from mpo_core.lookup_plan import RowPlan, plan_rows
+from mpo_core.lookup_plan import Ints, RowPlan, one_by_one, plan_rows
 from mpo_core.machine import machine_for
 from mpo_core.shapes import MPOShape
 
@@ -37,14 +37,43 @@ def contract_rows(cores: Sequence[Tensor], shape: MPOShape, ids: Int[Tensor, " i
     if len(ids) == 0:
         return no_rows(cores, shape)
     bonds = tuple(core.shape[-1] for core in cores[:-1])
-    machine = machine_for(cores[0].device.type, cores[0].dtype)
-    plan = plan_rows(ids.cpu().numpy().astype(np.int64, copy=False), shape, bonds, machine)
+    numbers = ids.cpu().numpy().astype(np.int64, copy=False)
+    if one_by_one(len(numbers), shape, bonds):
+        return single_rows(cores, shape, numbers)
+    plan = plan_rows(numbers, shape, bonds, machine_for(cores[0].device.type, cores[0].dtype))
     return planned_rows(cores, plan).index_select(0, on_device(np.argsort(plan.order), cores[0]))
 
 
 def no_rows(cores: Sequence[Tensor], shape: MPOShape) -> Float[Tensor, "0 cols"]:
     """Rows for no id; connected to the cores, so that an empty batch can be trained on."""
     return torch.cat([core.reshape(-1)[:0] for core in cores]).reshape(0, shape.cols)
+
+
+def single_rows(cores: Sequence[Tensor], shape: MPOShape, ids: Ints) -> Float[Tensor, "ids cols"]:
+    """A few rows, one after the other, from both ends to the pivot; differentiable. Autocast is left out of account.
+
+    Args:
+        cores: of shapes ``(d_{k-1}, i_k, j_k, d_k)``.
+        shape: the factors.
+        ids: row numbers.
+    """
+    with without_autocast(cores[0]):
+        rows = [_single_row(cores, digits) for digits in zip(*np.unravel_index(ids, shape.row_factors), strict=True)]
+        return (rows[0] if len(rows) == 1 else torch.cat(rows))[:, : shape.cols]
+
+
+def _single_row(cores: Sequence[Tensor], digits: Sequence[np.int64]) -> Float[Tensor, "1 cols"]:
+    slices = [core.select(1, int(digit)) for core, digit in zip(cores, digits, strict=True)]
+    pivot = len(cores) // 2
+    left = slices[0].flatten(0, 1)
+    for matrix in slices[1 : pivot + 1]:
+        left = (left @ matrix.flatten(1)).view(-1, matrix.shape[2])
+    if pivot + 1 < len(cores):
+        right = slices[-1].flatten(1)
+        for matrix in slices[-2:pivot:-1]:
+            right = (matrix @ right).flatten(1)
+        left = left @ right
+    return left.reshape(1, -1)
 
 
 def planned_rows(cores: Sequence[Tensor], plan: RowPlan) -> Float[Tensor, "ids cols"]:

@@ -2,7 +2,8 @@
 
 Multiplications (two FLOPs each), with the names of `mpo_core.lookup_plan`; ``H`` heads and ``K`` distinct ids:
 
-- lookup: ``H J_n d_n j d_f + K J_n j d_f J_f``, and merging the cores of either side to the tables;
+- lookup: ``H J_n d_n j d_f + K J_n j d_f J_f``, and merging the cores of either side to the tables; a few rows are
+  multiplied one by one, from both ends to the pivot;
 - rebuild: the product of all cores in the best order;
 - training: three times as much.
 
@@ -17,10 +18,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-import numpy as np
-
 from mpo_core.contraction import best_split
-from mpo_core.lookup_plan import Ints, RowPlan, plan_rows
+from mpo_core.lookup_plan import Ints, RowPlan, one_by_one, plan_rows
 from mpo_core.machine import Copy, Machine, Operation, Product
 from mpo_core.operations import Layout, merging, total_flops
 from mpo_core.shapes import MPOShape
@@ -28,10 +27,11 @@ from mpo_core.shapes import MPOShape
 EmbeddingStrategy = Literal["auto", "lookup", "rebuild"]
 EMBEDDING_STRATEGIES: tuple[EmbeddingStrategy, ...] = ("auto", "lookup", "rebuild")
 
-# Calls besides the products, forward and in training, fitted to measured times.
-_LOOKUP_CALLS = (44, 140)
-_REBUILD_CALLS = (3, 25)
-_MERGE_CALLS = (6, 25)
+# Calls besides the products, forward and in training, fitted to measured times; the last for a row by itself.
+_LOOKUP_CALLS = (48, 170)
+_REBUILD_CALLS = (1, 8)
+_MERGE_CALLS = (2, 10)
+_CALLS_PER_CORE = (1, 4)
 _SECONDS_PER_ID = 4e-8
 
 
@@ -101,7 +101,9 @@ def embedding_cost(
         ('lookup', True)
     """
     ways = {
-        "lookup": lookup_way(plan_rows(ids, shape, bonds, machine), machine, training),
+        "lookup": singles_way(len(ids), shape, bonds, machine, training)
+        if one_by_one(len(ids), shape, bonds)
+        else lookup_way(plan_rows(ids, shape, bonds, machine), machine, training),
         "rebuild": rebuild_way(shape, bonds, machine, training),
     }
     chosen = min(ways, key=lambda name: ways[name].seconds) if strategy == "auto" else strategy
@@ -110,6 +112,26 @@ def embedding_cost(
         ways[chosen] = Way(0, 0.0, shape.rows * shape.cols * machine.itemsize)
     mode = "training" if training else "forward"
     return EmbeddingCost(f"{shape.rows}x{shape.cols}, bonds {bonds}, {len(ids)} ids, {mode}", ways, chosen)
+
+
+@lru_cache(maxsize=1024)
+def singles_way(number: int, shape: MPOShape, bonds: tuple[int, ...], machine: Machine, training: bool) -> Way:
+    """The cost of so many rows one by one."""
+    layout, n, pivot = Layout(shape, bonds), shape.n, shape.central
+    ends, cols = layout.ends, shape.col_factors
+    operations: list[Operation] = [
+        Product(1, layout.cols(0, k), ends[k], cols[k] * ends[k + 1]) for k in range(1, pivot + 1)
+    ]
+    if pivot + 1 < n:
+        right = range(n - 2, pivot, -1)
+        operations += [Product(1, ends[k] * cols[k], ends[k + 1], layout.cols(k + 1, n)) for k in right]
+        operations.append(Product(1, layout.cols(0, pivot + 1), ends[pivot + 1], layout.cols(pivot + 1, n)))
+    flops, seconds = total_flops(operations), machine.seconds(operations)
+    if training:
+        gradients = [Copy(ends[k] * size * ends[k + 1], ends[k + 1]) for k, size in enumerate(layout.sizes)]
+        flops, seconds = 3 * flops, 3 * seconds + machine.seconds(gradients)
+    seconds += _CALLS_PER_CORE[training] * n * machine.call
+    return Way(number * flops, number * seconds, shape.n_params(bonds) * machine.itemsize if training else 0)
 
 
 def lookup_way(plan: RowPlan, machine: Machine, training: bool) -> Way:
@@ -196,12 +218,6 @@ def rebuild_way(shape: MPOShape, bonds: tuple[int, ...], machine: Machine, train
         halves.seconds + machine.seconds(operations) + _REBUILD_CALLS[training] * machine.call,
         halves.extra_bytes + (3 if training else 1) * layout.padded * machine.itemsize,
     )
-
-
-@lru_cache(maxsize=1024)
-def least_lookup_seconds(shape: MPOShape, bonds: tuple[int, ...], machine: Machine, training: bool) -> float:
-    """Estimated time of the cheapest lookup, that of a single row."""
-    return lookup_way(plan_rows(np.zeros(1, np.int64), shape, bonds, machine), machine, training).seconds
 
 
 @lru_cache(maxsize=1024)

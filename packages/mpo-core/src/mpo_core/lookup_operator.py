@@ -21,7 +21,7 @@ from mpo_core.lookup_join import Table, join, join_backward, on_device
 from mpo_core.lookup_plan import RowPlan, plan_rows
 from mpo_core.machine import machine_for
 from mpo_core.shapes import MPOShape
-from mpo_core.token_ids import distinct_ids, planned_places, sum_by_place
+from mpo_core.token_ids import distinct_ids, ordered_places, sum_by_place
 
 
 def look_up(
@@ -108,7 +108,7 @@ def _assign(
     if len(ids) == 0:
         return None
     plan = plan_rows(ids, shape, tuple(bonds), machine_for(table.device.type, table.dtype), reduce=False)
-    slots, own_padding = planned_places(ids, places, plan, padding if padding >= 0 else None)
+    slots, own_padding = ordered_places(ids, places, plan.order, padding if padding >= 0 else None)
     return plan, on_device(slots, table), own_padding
 
 

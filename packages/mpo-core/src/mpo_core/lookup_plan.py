@@ -28,6 +28,10 @@ from mpo_core.shapes import MPOShape
 Side = Literal["left", "right"]
 Ints = NDArray[np.int64]
 
+_VERY_FEW_IDS = 4
+"""Up to so many ids, each row is multiplied by itself, if the cores are small; a single one always is."""
+_SMALL_CORES = 2**20
+"""Numbers in all cores up to which that pays: in training, each row gives every core a gradient of its size."""
 _FEW_IDS = 16
 """Up to so many ids, the tables are made for their digits only, if they are large."""
 _LARGE_TABLES = 2**16
@@ -156,6 +160,11 @@ class RowPlan:
     blocks: tuple[Block, ...]
     stem_order: Ints | None
     flops: int
+
+
+def one_by_one(number: int, shape: MPOShape, bonds: tuple[int, ...]) -> bool:
+    """Whether so many rows are best multiplied one by one, core after core, without tables and plan."""
+    return number == 1 or (number <= _VERY_FEW_IDS and shape.n_params(bonds) <= _SMALL_CORES)
 
 
 def plan_rows(ids: Ints, shape: MPOShape, bonds: tuple[int, ...], machine: Machine, *, reduce: bool = True) -> RowPlan:

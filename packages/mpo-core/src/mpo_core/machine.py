@@ -80,7 +80,7 @@ class Machine:
     narrow: tuple[tuple[int, int], ...] = ((8, 54), (15, 30))
     item: float = 4.5e-8
     item_number: float = 0.0
-    call: float = 4e-6
+    call: float = 5e-6
     run: float = 3e-9
     cache: int = 4 * 2**20
     itemsize: int = 4

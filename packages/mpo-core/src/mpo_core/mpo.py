@@ -16,7 +16,7 @@ from mpo_core.arithmetic import OperatorArithmetic
 from mpo_core.contraction import contract_matrix
 from mpo_core.errors import ShapeError, UsageError
 from mpo_core.gauge import Core, Gauge, Spectrum, canonical_cores, sequential_cores, slice_cores
-from mpo_core.operands import check_finite, check_number, check_site
+from mpo_core.operands import check_finite, check_number, check_site, floating_dtype
 from mpo_core.rounding import round_cores
 from mpo_core.shapes import MPOShape
 from mpo_core.spectra import Variant, entanglement_entropy, error_bound, truncation_errors
@@ -90,7 +90,7 @@ class MPO(OperatorArithmetic):
         Raises:
             BondError: a cap is no positive integer, or there are not ``n - 1`` of them.
         """
-        dtype = _floating(dtype, "MPO.random")
+        dtype = floating_dtype(dtype, "MPO.random")
         sizes = shape.core_shapes(bonds)
         cores = [torch.randn(size, generator=generator, dtype=dtype, device=device) for size in sizes]
         return cls([core / math.sqrt(core.shape[3]) for core in cores], shape)
@@ -115,7 +115,7 @@ class MPO(OperatorArithmetic):
         Raises:
             ShapeError: factors and size make no shape.
         """
-        dtype, factors = _floating(dtype, "MPO.identity"), tuple(row_factors)
+        dtype, factors = floating_dtype(dtype, "MPO.identity"), tuple(row_factors)
         size = math.prod(factors) if rows is None else rows
         shape = MPOShape(size, size, factors, factors)
         return cls([torch.eye(f, dtype=dtype, device=device).reshape(1, f, f, 1) for f in shape.row_factors], shape)
@@ -134,7 +134,7 @@ class MPO(OperatorArithmetic):
         Raises:
             BondError: as `random`.
         """
-        dtype = _floating(dtype, "MPO.zeros")
+        dtype = floating_dtype(dtype, "MPO.zeros")
         return cls([torch.zeros(size, dtype=dtype, device=device) for size in shape.core_shapes(bonds)], shape)
 
     @classmethod
@@ -201,8 +201,7 @@ class MPO(OperatorArithmetic):
         """The operator on another device or in another dtype; arguments as of `torch.Tensor.to`.
 
         Raises:
-            UsageError: the dtype is no real floating one.
-            NonFiniteError: a core holds NaN or infinity, or leaves the range of the dtype.
+            MPOError: the dtype is no real floating one or too narrow, or a core holds NaN or infinity.
         """
         moved = MPO([core.to(*args, **kwargs) for core in self.cores], self.shape)
         check_finite(moved.cores, "to", self=self.cores)
@@ -398,9 +397,3 @@ def _from_cores(cores: Sequence[Tensor], rows: int | None, cols: int | None) -> 
     rows = math.prod(row_factors) if rows is None else rows
     cols = math.prod(col_factors) if cols is None else cols
     return MPO(cores, MPOShape(rows, cols, row_factors, col_factors))
-
-
-def _floating(dtype: torch.dtype | None, where: str) -> torch.dtype:
-    if dtype is not None and not dtype.is_floating_point:
-        raise UsageError(f"{where}: `dtype` is {dtype}; expected a real floating one.")
-    return dtype or torch.get_default_dtype()

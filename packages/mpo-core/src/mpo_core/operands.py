@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mpo_core.errors import BondError, NonFiniteError, ShapeError, UsageError
-from mpo_core.shapes import MPOShape
+from mpo_core.shapes import MPOShape, is_whole
 
 
 class Scalar(NamedTuple):
@@ -178,7 +178,7 @@ def check_site(site: Any, n: int, where: str) -> int:
     Raises:
         UsageError: no integer from 0 to ``n - 1``.
     """
-    if isinstance(site, bool) or not hasattr(site, "__index__") or not 0 <= index(site) < n:
+    if not is_whole(site) or not 0 <= index(site) < n:
         raise UsageError(f"{where}: `site` is {site!r}; expected an integer from 0 to {n - 1}.")
     return index(site)
 
@@ -201,6 +201,17 @@ def check_number(value: Any, where: str, name: str, least: float = -math.inf, ab
     return number
 
 
+def floating_dtype(dtype: torch.dtype | None, where: str) -> torch.dtype:
+    """The dtype given, or torch's default.
+
+    Raises:
+        UsageError: it is no real floating one.
+    """
+    if dtype is not None and not dtype.is_floating_point:
+        raise UsageError(f"{where}: `dtype` is {dtype}; expected a real floating one.")
+    return dtype or torch.get_default_dtype()
+
+
 def check_max_params(limit: Any, shape: MPOShape, where: str) -> int:
     """A number of entries that all cores together may have.
 
@@ -208,7 +219,7 @@ def check_max_params(limit: Any, shape: MPOShape, where: str) -> int:
         BondError: no integer, or below what bonds of 1 need.
     """
     least = shape.n_params(1)
-    if isinstance(limit, bool) or not hasattr(limit, "__index__") or index(limit) < least:
+    if not is_whole(limit) or index(limit) < least:
         raise BondError(
             f"{where}: `max_params` is {limit!r}; expected an integer of at least {least}, which bonds of 1 need."
         )

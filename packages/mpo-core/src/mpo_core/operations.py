@@ -203,6 +203,10 @@ class Merging(NamedTuple):
     kept: int
 
 
+_VIEWS = Copy(0, 1)
+"""Stands for what views and autograd take around an operation on cores: about one more call."""
+
+
 def merging(layout: Layout, start: int, stop: int, direction: Direction = "right") -> Merging:
     """How the matrix of a stretch comes about; from the left, even a single core is copied."""
     ends, sizes = layout.ends, layout.sizes
@@ -212,12 +216,14 @@ def merging(layout: Layout, start: int, stop: int, direction: Direction = "right
     products = [Product(1, rows, inner, cols) for _, _, rows, inner, cols in numbered]
     kept = sum(product.rows * product.cols for product in products[:-1])
     forward: list[Operation] = [*products]
-    backward: list[Operation] = [gradient for product in products for gradient in _gradients(product)]
+    backward: list[Operation] = []
+    for one in products:
+        backward += [*_gradients(one), _VIEWS]
     if stop - start > 1 or direction == "left":
         numbers = ends[start] * math.prod(sizes[start:stop]) * ends[stop]
         run = ends[stop] * (layout.shape.col_factors[stop - 1] if direction == "right" else 1)
-        forward.append(Copy(numbers, run))
-        backward.append(Copy(numbers, run))
+        forward += [Copy(numbers, run), _VIEWS]
+        backward += [Copy(numbers, run), _VIEWS]
         kept += numbers
     return Merging(forward, backward, kept)
 

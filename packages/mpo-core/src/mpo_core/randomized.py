@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mpo_core.isometry import SideLayout
 from mpo_core.linear_algebra import eigh, qr
+from mpo_core.sides import SideLayout
 from mpo_core.unfolding import Side, Unfolding, split_axis
 
 _SEED = 0

@@ -21,8 +21,6 @@ from torch import Tensor
 from mpo_core.chain import Chain, separate_sites
 from mpo_core.gauge import Gauge, canonical_cores
 from mpo_core.isometry import (
-    SideBasis,
-    SideLayout,
     is_clean,
     isometry,
     leading_eigenvectors,
@@ -30,7 +28,7 @@ from mpo_core.isometry import (
     side_values,
 )
 from mpo_core.shapes import MPOShape
-from mpo_core.sweeps import side_layout, unfold
+from mpo_core.sides import SideLayout, side_layout, unfold
 from mpo_core.unfolding import Side, Unfolding
 
 Cores = list[Float[Tensor, "batch left rows cols right"]]
@@ -73,9 +71,11 @@ class SchmidtForm:
         return [one, *self.values, one]
 
     def _healthy(self) -> bool:
+        """Whether no Schmidt value is too small to divide by."""
         return all(bool((values[:, -1] > _HEALTHY * values[:, 0]).all()) for values in self.values)
 
     def _symmetric(self) -> Cores:
+        """Every bond's Schmidt values shared evenly between both sides."""
         ends, n = self._ends(), len(self.cores)
         result: Cores = []
         for k, core in enumerate(self.cores):
@@ -130,15 +130,13 @@ def schmidt_form(
     """
     chain = separate_sites(shape)
     double_data = tensor.dtype == torch.float64
-    sides: list[tuple[SideLayout, SideBasis]] = []
-    for layout in _layouts(chain):
-        sides.append((layout, side_basis(unfold(tensor, layout, dtype), layout, double_data)))
     before: Cores = []
     after: Cores = []
     values_before: list[Tensor] = []
     values_after: list[Tensor] = []
-    turns: dict[str, Tensor] = {}
-    for layout, basis in sides:
+    turns: dict[Side, Tensor] = {}
+    for layout in _layouts(chain):
+        basis = side_basis(unfold(tensor, layout, dtype), layout, double_data)
         cores = basis.chain_cores()
         turns[layout.side] = isometry(layout, cores).to(dtype)
         stored = [core.to(out_dtype).contiguous() for core in cores]

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from operator import index
 from typing import Any
 
@@ -63,11 +64,12 @@ def padded_size(size: int, n: int, max_padding: float = 0.05) -> int:
         max_padding: largest share of added rows.
 
     Raises:
-        ShapeError: `size` or `n` is no positive integer, or `max_padding` is negative.
+        ShapeError: `size` or `n` is no positive integer, or `max_padding` is no finite number of
+            at least 0.
     """
     size, n = _positive(size, "padded_size: size"), _positive(n, "padded_size: n")
-    if not max_padding >= 0:
-        raise ShapeError(f"padded_size: max_padding is {max_padding}; expected a number of at least 0.")
+    if isinstance(max_padding, bool) or not isinstance(max_padding, Real) or not 0 <= max_padding < math.inf:
+        raise ShapeError(f"padded_size: max_padding is {max_padding!r}; expected a finite number of at least 0.")
     if _balance(size, n) <= _GOOD_BALANCE:
         return size
     candidates = range(size, math.floor(size * (1 + max_padding)) + 1)
@@ -238,8 +240,19 @@ class MPOShape:
         return cls(data["rows"], data["cols"], tuple(data["row_factors"]), tuple(data["col_factors"]))
 
 
+def is_whole(value: Any) -> bool:
+    """Whether a value is an integer of any library; a bool or a tensor of one is not."""
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
+        return False
+    try:
+        index(value)
+    except (TypeError, ValueError):  # a tensor has `__index__`, whatever it holds
+        return False
+    return True
+
+
 def _is_positive(value: Any) -> bool:
-    return not isinstance(value, bool) and hasattr(value, "__index__") and index(value) > 0
+    return is_whole(value) and index(value) > 0
 
 
 def _positive(value: Any, what: str) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mpo_core.errors import BondError, NonFiniteError, ShapeError, UsageError
 from mpo_core.linear_algebra import vector_norm
+from mpo_core.shapes import is_whole
 
 Spectra = Sequence[Float[Tensor, " bond"]]
 Variant = Literal["frobenius", "printed"]
@@ -81,7 +82,7 @@ def truncation_errors(
         raise BondError(f"truncation_errors: {len(caps)} bonds for {len(spectra)} spectra; expected one each.")
     # A single cap is checked even where there is no bond to cut.
     for k, cap in enumerate(caps or ([] if isinstance(bonds, Sequence) else [bonds])):
-        if isinstance(cap, bool) or not hasattr(cap, "__index__") or index(cap) < 1:
+        if not is_whole(cap) or index(cap) < 1:
             raise BondError(f"truncation_errors: bond {k} is {cap!r}; expected a positive integer.")
     errors: list[float] = []
     for k, (spectrum, cap) in enumerate(zip(spectra, caps, strict=True)):

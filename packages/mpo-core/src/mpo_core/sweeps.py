@@ -18,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mpo_core.chain import Chain
-from mpo_core.isometry import SideLayout, isometry, side_basis
+from mpo_core.isometry import isometry, side_basis
 from mpo_core.randomized import RangeFinder
-from mpo_core.unfolding import Side, Unfolding
+from mpo_core.sides import side_layout, unfold
+from mpo_core.unfolding import Side
 
 _GRAM_COST = 1.25
 """Operations of a Gram matrix in stripes, over ``size^2``; a whole product would take 2."""
@@ -88,22 +89,6 @@ def sweep_chain(
         tensor = unfolding.project(stage.side, isometry(layout, cores).to(working), store)
         left, right = ([*left, *cores], right) if stage.side == "left" else (left, [*cores, *right])
     return [*left, tensor.to(out_dtype), *right]
-
-
-def unfold(tensor: Float[Tensor, "batch dl i j dr"], layout: SideLayout, dtype: torch.dtype) -> Unfolding:
-    """Split a tensor between a side and the rest."""
-    if layout.side == "left":
-        return Unfolding.split(tensor, layout.rows, layout.cols, dtype)
-    return Unfolding.split(tensor, tensor.shape[2] // layout.rows, tensor.shape[3] // layout.cols, dtype)
-
-
-def side_layout(chain: Chain, side: Side, first: int, last: int) -> SideLayout:
-    """The groups number `first` to `last` of one side, counted from its end, and their bonds."""
-    rows, cols, bonds = chain.rows, chain.cols, chain.bonds
-    if side == "right":
-        rows, cols, bonds = rows[::-1], cols[::-1], bonds[::-1]
-    groups = tuple(zip(rows[first:last], cols[first:last], strict=True))
-    return SideLayout(side, groups, bonds[first:last], bonds[first - 1] if first else 1)
 
 
 @lru_cache(maxsize=1024)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mpo_core.errors import ShapeError
 from mpo_core.lookup_join import add_rows
-from mpo_core.lookup_plan import Ints, RowPlan
+from mpo_core.lookup_plan import Ints
 
 _SMALL_TABLE = 2**16
 _ROWS_PER_TOKEN = 32
@@ -53,20 +53,20 @@ def out_of_range(low: int, high: int, rows: int, where: str) -> ShapeError:
     return ShapeError(f"{where}: ids from {low} to {high}; expected 0 to {rows - 1}.")
 
 
-def planned_places(ids: Ints, places: Ints, plan: RowPlan, padding_idx: int | None) -> tuple[Ints, int | None]:
-    """The place of every token, and that of the padding, among the rows in the order of a plan.
+def ordered_places(ids: Ints, places: Ints, order: Ints, padding_idx: int | None) -> tuple[Ints, int | None]:
+    """The place of every token, and that of the padding, among rows in another order.
 
     Args:
-        ids: distinct and ascending, as the plan was made for.
+        ids: distinct and ascending.
         places: of every token in `ids`.
-        plan: the plan.
+        order: place in `ids` of every row.
         padding_idx: the id of the padding.
 
     Returns:
         The places of the tokens; the place of the padding, None where no token is padding.
     """
     slots = np.empty(len(ids), np.int64)
-    slots[plan.order] = np.arange(len(ids))
+    slots[order] = np.arange(len(ids))
     padding = None
     if padding_idx is not None:
         place = int(np.searchsorted(ids, padding_idx))
