@@ -238,13 +238,13 @@ def memory_goals(cases: Sequence[tuple[int, int]], bond: int) -> list[Goal]:
     return goals
 
 
-def measure(smoke: bool, rounds: int, peers: Mapping[str, Peer]) -> tuple[list[Speed], list[Goal]]:
+def measure(smoke: bool, rounds: int, wall_rounds: int, peers: Mapping[str, Peer]) -> tuple[list[Speed], list[Goal]]:
     """Everything, printing tables on the way."""
     speeds: list[Speed] = []
     goals: list[Goal] = []
     bond = 7 if smoke else 64
     for rows, cols in [(48, 64)] if smoke else list(SPEED_GOALS):
-        walls = 3 if max(rows, cols) <= 3072 and not smoke else 0
+        walls = wall_rounds if max(rows, cols) <= 3072 else 0
         speeds.append(measure_speed(rows, cols, bond, list(peers.values()), rounds, walls))
         goals += [] if smoke else truncated_goals((rows, cols), speeds[-1], peers)
         print("\n".join(speeds[-1].lines()), flush=True)
@@ -265,6 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="tiny matrices, few peers, no goals of speed")
     parser.add_argument("--rounds", type=int, default=7, help="samples of what takes less than five seconds")
+    parser.add_argument("--wall", type=int, default=0, help="samples of the wall time at two threads; on idle cores")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the record")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -273,7 +274,7 @@ def main() -> None:
         print(f"{distribution} is not installed and left out")
     if arguments.smoke:
         peers = {name: peer for name, peer in peers.items() if peer.distribution in (None, "tensorly")}
-    speeds, goals = measure(arguments.smoke, 2 if arguments.smoke else arguments.rounds, peers)
+    speeds, goals = measure(arguments.smoke, 2 if arguments.smoke else arguments.rounds, arguments.wall, peers)
     print("\n" + "\n".join(goal.line() for goal in goals))
     print(f"\n{sum(goal.met for goal in goals)} of {len(goals)} goals met")
     record = {"smoke": arguments.smoke, "absent": missing, "goals": [goal.record() for goal in goals], "speeds": speeds}

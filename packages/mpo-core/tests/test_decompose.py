@@ -330,6 +330,7 @@ def test_a_batch_is_its_matrices(method, bonds):
             for mpo, matrix in zip(together, matrices, strict=True):
                 alone = decompose(matrix, n=3, bonds=bonds, gauge=gauge, method=method, refine=refine)
                 assert mpo.bonds == alone.bonds
+                assert all(core.untyped_storage().nbytes() == core.nbytes for core in mpo.cores)
                 difference = (mpo.to_matrix().double() - alone.to_matrix().double()).norm()
                 assert float(difference) <= 3e-6 * float(matrix.double().norm())
     assert decompose_batch([]) == []

@@ -1,46 +1,25 @@
-"""Every public function has a property test of 500 examples; here are those that see numbers, not matrices.
+"""Every public function has a property test of 500 examples; `HOMES` names them all.
 
-`HOMES` says for each public name where its test is. A new public name without one fails.
+It says for each public name where its test is. A new public name without one fails.
 """
 
 from __future__ import annotations
 
 import ast
-import math
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import mpo_core
-from mpo_core import (
-    MPO,
-    MPOEmbedding,
-    MPOError,
-    MPOLinear,
-    MPOShape,
-    allocate_bonds,
-    bonds_for_params,
-    bonds_for_tolerance,
-    entanglement_entropy,
-    error_bound,
-    factorize,
-    padded_size,
-    truncation_errors,
-    uniform_bond,
-)
+from mpo_core import MPO, MPOEmbedding, MPOLinear, MPOShape
 
-often = settings(deadline=None, max_examples=500)
-
-_HERE = "test_public_properties"
+_NUMBERS = "test_properties_numbers"
 _CORES = "test_properties_decomposition"
+_OPERATORS = "test_properties_operators"
 _LAYERS = "test_properties_layers"
 _MODELS = "test_properties_models"
 HOMES = {
-    "MPO": f"{_CORES}::test_made_operators",
+    "MPO": f"{_OPERATORS}::test_made_operators",
     "MPO.T": "test_algebra::test_transpose",
     "MPO.__add__": "test_algebra::test_sum",
     "MPO.__matmul__": "test_algebra::test_product",
@@ -52,27 +31,27 @@ HOMES = {
     "MPO.__sub__": "test_algebra::test_sum",
     "MPO.__truediv__": "test_algebra::test_scale",
     "MPO.apply": "test_arithmetic::test_apply_and_matmul",
-    "MPO.bond_spectra": f"{_CORES}::test_canonical_forms",
-    "MPO.canonicalize": f"{_CORES}::test_canonical_forms",
-    "MPO.entropies": f"{_CORES}::test_canonical_forms",
-    "MPO.error_bound": f"{_CORES}::test_truncate_and_what_it_costs",
+    "MPO.bond_spectra": f"{_OPERATORS}::test_canonical_forms",
+    "MPO.canonicalize": f"{_OPERATORS}::test_canonical_forms",
+    "MPO.entropies": f"{_OPERATORS}::test_canonical_forms",
+    "MPO.error_bound": f"{_OPERATORS}::test_truncate_and_what_it_costs",
     "MPO.from_matrix": f"{_CORES}::test_bad_matrices_are_refused",
     "MPO.from_quimb": "test_conversion::test_quimb_there_and_back",
     "MPO.from_tensorly": "test_conversion::test_tensorly_there_and_back",
-    "MPO.identity": f"{_CORES}::test_made_operators",
+    "MPO.identity": f"{_OPERATORS}::test_made_operators",
     "MPO.inner": "test_algebra::test_inner_product",
     "MPO.norm": "test_algebra::test_norm",
     "MPO.plot_spectra": "",  # draws what `bond_spectra` gives; a figure takes a tenth of a second
-    "MPO.random": f"{_CORES}::test_made_operators",
+    "MPO.random": f"{_OPERATORS}::test_made_operators",
     "MPO.round": "test_rounding::test_caps_are_kept",
-    "MPO.to": f"{_CORES}::test_conversion_and_the_matrix",
-    "MPO.to_matrix": f"{_CORES}::test_conversion_and_the_matrix",
+    "MPO.to": f"{_OPERATORS}::test_conversion_and_the_matrix",
+    "MPO.to_matrix": f"{_OPERATORS}::test_conversion_and_the_matrix",
     "MPO.to_quimb": "test_conversion::test_quimb_there_and_back",
     "MPO.to_tensorly": "test_conversion::test_tensorly_there_and_back",
     "MPO.trace": "test_algebra::test_trace",
-    "MPO.truncate": f"{_CORES}::test_truncate_and_what_it_costs",
-    "MPO.truncation_errors": f"{_CORES}::test_truncate_and_what_it_costs",
-    "MPO.zeros": f"{_CORES}::test_made_operators",
+    "MPO.truncate": f"{_OPERATORS}::test_truncate_and_what_it_costs",
+    "MPO.truncation_errors": f"{_OPERATORS}::test_truncate_and_what_it_costs",
+    "MPO.zeros": f"{_OPERATORS}::test_made_operators",
     "MPOConfig": f"{_MODELS}::test_configurations",
     "MPOEmbedding": f"{_LAYERS}::test_embedding",
     "MPOEmbedding.core_list": f"{_LAYERS}::test_embedding",
@@ -97,32 +76,32 @@ HOMES = {
     "MPOLinear.to_dense": f"{_LAYERS}::test_linear",
     "MPOLinear.train": f"{_LAYERS}::test_linear",
     "MPOModel": f"{_MODELS}::test_adopt_and_undo",
-    "MPOShape": f"{_HERE}::test_shapes",
-    "MPOShape.choose": f"{_HERE}::test_chosen_shapes",
-    "MPOShape.clip_bonds": f"{_HERE}::test_bonds_of_a_shape",
-    "MPOShape.core_shapes": f"{_HERE}::test_bonds_of_a_shape",
-    "MPOShape.from_dict": f"{_HERE}::test_shapes",
-    "MPOShape.n_params": f"{_HERE}::test_bonds_of_a_shape",
-    "MPOShape.to_dict": f"{_HERE}::test_shapes",
+    "MPOShape": f"{_NUMBERS}::test_shapes",
+    "MPOShape.choose": f"{_NUMBERS}::test_chosen_shapes",
+    "MPOShape.clip_bonds": f"{_NUMBERS}::test_bonds_of_a_shape",
+    "MPOShape.core_shapes": f"{_NUMBERS}::test_bonds_of_a_shape",
+    "MPOShape.from_dict": f"{_NUMBERS}::test_shapes",
+    "MPOShape.n_params": f"{_NUMBERS}::test_bonds_of_a_shape",
+    "MPOShape.to_dict": f"{_NUMBERS}::test_shapes",
     "Machine": f"{_LAYERS}::test_plans",
     "Plan": f"{_LAYERS}::test_plans",
     "ParameterCount": f"{_MODELS}::test_roles",
     "Replacement": f"{_MODELS}::test_replace_and_merge",
     "Target": f"{_MODELS}::test_replace_and_merge",
-    "allocate_bonds": f"{_HERE}::test_allocate_bonds",
+    "allocate_bonds": f"{_NUMBERS}::test_allocate_bonds",
     "apply_mpo": f"{_LAYERS}::test_apply",
-    "bonds_for_params": f"{_HERE}::test_bonds_within_a_number_of_parameters",
-    "bonds_for_tolerance": f"{_HERE}::test_bonds_within_a_tolerance",
-    "canonical_cores": f"{_CORES}::test_canonical_forms",
+    "bonds_for_params": f"{_NUMBERS}::test_bonds_within_a_number_of_parameters",
+    "bonds_for_tolerance": f"{_NUMBERS}::test_bonds_within_a_tolerance",
+    "canonical_cores": f"{_OPERATORS}::test_canonical_forms",
     "collect_covariances": f"{_MODELS}::test_covariances",
     "count_parameters": f"{_MODELS}::test_roles",
     "decompose": f"{_CORES}::test_decompose",
     "decompose_batch": f"{_CORES}::test_decompose_batch",
     "decompose_for_outputs": f"{_CORES}::test_decompose_for_outputs",
     "decompose_with_spectra": f"{_CORES}::test_decompose_with_spectra_and_schmidt_values",
-    "entanglement_entropy": f"{_HERE}::test_entropy",
-    "error_bound": f"{_HERE}::test_truncation_errors",
-    "factorize": f"{_HERE}::test_factorize",
+    "entanglement_entropy": f"{_NUMBERS}::test_entropy",
+    "error_bound": f"{_NUMBERS}::test_truncation_errors",
+    "factorize": f"{_NUMBERS}::test_factorize",
     "find_targets": f"{_MODELS}::test_replace_and_merge",
     "freeze_cores": f"{_MODELS}::test_roles",
     "freeze_dense": f"{_MODELS}::test_roles",
@@ -130,7 +109,7 @@ HOMES = {
     "load_mpo": f"{_MODELS}::test_files",
     "merge_modules": f"{_MODELS}::test_replace_and_merge",
     "mpo_layers": f"{_MODELS}::test_replace_and_merge",
-    "padded_size": f"{_HERE}::test_padded_size",
+    "padded_size": f"{_NUMBERS}::test_padded_size",
     "plan_bonds": f"{_MODELS}::test_plan_bonds",
     "plan_linear": f"{_LAYERS}::test_plans",
     "read_manifest": f"{_MODELS}::test_files",
@@ -138,8 +117,8 @@ HOMES = {
     "save_mpo": f"{_MODELS}::test_files",
     "schmidt_values": f"{_CORES}::test_decompose_with_spectra_and_schmidt_values",
     "swap_parameters": f"{_MODELS}::test_swap_parameters",
-    "truncation_errors": f"{_HERE}::test_truncation_errors",
-    "uniform_bond": f"{_HERE}::test_bonds_within_a_number_of_parameters",
+    "truncation_errors": f"{_NUMBERS}::test_truncation_errors",
+    "uniform_bond": f"{_NUMBERS}::test_bonds_within_a_number_of_parameters",
     "use_machine": f"{_LAYERS}::test_plans",
 }
 """Public name -> file and function of its property test. Properties that return a stored number are left out."""
@@ -167,250 +146,16 @@ def test_every_public_name_has_a_property_test() -> None:
 def test_the_named_tests_exist_and_draw_500_examples(file: str) -> None:
     """Their decorator is one of 500 examples."""
     tree = ast.parse((Path(__file__).parent / f"{file}.py").read_text(encoding="utf-8"))
-    often_is = [ast.unparse(node.value) for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "often"]
+    often_is = [
+        ast.unparse(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "often"
+    ]
     for name in {home.split("::")[1] for home in HOMES.values() if home.startswith(f"{file}::")}:
         found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
         assert found, name
         decorators = [ast.unparse(decorator) for decorator in found[0].decorator_list]
-        texts = [often_is[0] if text == "often" else text for text in decorators if text.startswith(("often", "settings"))]
+        texts = [
+            often_is[0] if text == "often" else text for text in decorators if text.startswith(("often", "settings"))
+        ]
         assert any("max_examples=500" in text for text in texts), name
-
-
-SIZES = st.integers(1, 24)
-BAD_NUMBERS = [0, -1, -(2**70), True, 1.5, math.nan, math.inf, -math.inf, "3", None, 1j, torch.tensor(1.5), torch.tensor([2, 2])]
-BADS = st.sampled_from(BAD_NUMBERS)
-FACTORS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=5)
-
-
-def _shape(factors: list[tuple[int, int]], less: int = 0) -> MPOShape:
-    rows, cols = zip(*factors, strict=True)
-    return MPOShape(max(1, math.prod(rows) - less), math.prod(cols), rows, cols)
-
-
-def _refused(call: Any) -> bool:
-    """Whether a call is refused with one of our errors; any other error is one of the test."""
-    try:
-        call()
-    except MPOError as error:
-        assert len(str(error)) > 20
-        return True
-    return False
-
-
-@often
-@given(st.integers(1, 10**6), st.integers(1, 8), BADS)
-def test_factorize(size, n, bad):
-    factors = factorize(size, n)
-    assert math.prod(factors) == size
-    assert len(factors) == n
-    assert max(factors) == factors[n // 2]
-    assert _refused(lambda: factorize(bad, n))
-    assert _refused(lambda: factorize(size, bad))
-
-
-@often
-@given(st.integers(1, 2000), st.integers(1, 6), st.floats(0, 0.2), BADS)
-def test_padded_size(size, n, padding, bad):
-    assert size <= padded_size(size, n, padding) <= size * (1 + padding)
-    assert _refused(lambda: padded_size(bad, n))
-    assert _refused(lambda: padded_size(size, bad))
-    assert _refused(lambda: padded_size(size, n, -1 - padding))
-    assert _refused(lambda: padded_size(size, n, math.nan))
-    if type(bad) not in (int, float) or not math.isfinite(bad):
-        assert _refused(lambda: padded_size(size, n, bad))
-
-
-@often
-@given(FACTORS, st.integers(0, 3), BADS, st.integers(0, 4))
-def test_shapes(factors, less, bad, place):
-    """There and back as a dictionary; every size and factor is checked, also that lists have one length."""
-    shape = _shape(factors, less)
-    data = shape.to_dict()
-    assert MPOShape.from_dict(data) == shape
-    rows, cols = shape.row_factors, shape.col_factors
-    for wrong in (
-        (bad, shape.cols, rows, cols),
-        (shape.rows, bad, rows, cols),
-        (shape.rows, shape.cols, (*rows[:place], bad, *rows[place:]), (*cols, 1)),
-        (shape.rows, shape.cols, (*rows, 1), cols),
-        (shape.padded_rows + 1, shape.cols, rows, cols),
-        (shape.rows, shape.padded_cols + 1, rows, cols),
-        (1, 1, (), ()),
-    ):
-        assert _refused(lambda wrong=wrong: MPOShape(*wrong))
-    assert _refused(lambda: MPOShape.from_dict({**data, "rows": bad}))
-    assert _refused(lambda: MPOShape.from_dict({**data, "col_factors": bad}))
-    assert _refused(lambda: MPOShape.from_dict({**data, "n": 2}))
-    assert _refused(lambda: MPOShape.from_dict(bad))
-
-
-@often
-@given(st.integers(1, 2000), st.integers(1, 2000), st.integers(1, 6), st.booleans(), BADS)
-def test_chosen_shapes(rows, cols, n, pad, bad):
-    shape = MPOShape.choose(rows, cols, n, pad)
-    assert (shape.rows, shape.cols, shape.n) == (rows, cols, n)
-    limit = 1.05 if pad else 1
-    assert rows <= shape.padded_rows <= limit * rows
-    assert cols <= shape.padded_cols <= limit * cols
-    assert shape.central == n // 2
-    for wrong in ((bad, cols, n), (rows, bad, n), (rows, cols, bad)):
-        assert _refused(lambda wrong=wrong: MPOShape.choose(*wrong))
-
-
-@often
-@given(FACTORS, st.one_of(st.integers(1, 2**70), BADS, st.lists(st.one_of(st.integers(1, 99), BADS), max_size=5)))
-def test_bonds_of_a_shape(factors, bonds):
-    """Clipped at the full bonds, or refused; never stretched to another number of bonds."""
-    shape = _shape(factors)
-    listed = bonds if isinstance(bonds, list) else [bonds] * (shape.n - 1) or [bonds]
-    good = bonds is None or all(type(bond) is int and bond > 0 for bond in listed)
-    if isinstance(bonds, list):
-        good = good and len(bonds) == shape.n - 1
-    for call in (shape.clip_bonds, shape.core_shapes, shape.n_params):
-        assert _refused(lambda call=call: call(bonds)) != good
-    if good:
-        clipped = shape.clip_bonds(bonds)
-        assert all(1 <= bond <= full for bond, full in zip(clipped, shape.full_bonds, strict=True))
-        assert shape.n_params(bonds) == sum(math.prod(size) for size in shape.core_shapes(bonds)) <= shape.n_params()
-
-
-@st.composite
-def spectra(draw: Any, shape: MPOShape) -> list[torch.Tensor]:
-    """Descending values of one norm for all bonds: steep, flat, or zero, of any scale."""
-    kind, scale = draw(st.sampled_from(["steep", "flat", "one", "zero"])), 10.0 ** draw(st.integers(-150, 150))
-    found: list[torch.Tensor] = []
-    for full in shape.full_bonds:
-        values = torch.ones(full, dtype=torch.float64)
-        if kind == "steep":
-            values = torch.logspace(0, -draw(st.integers(1, 20)), full, dtype=torch.float64)
-        elif kind in ("one", "zero"):
-            values[kind == "one" :] = 0.0
-        found.append(values / (float(values.norm()) or 1.0) * scale)
-    return found
-
-
-@st.composite
-def bad_spectra(draw: Any, shape: MPOShape) -> list[Any]:
-    """Spectra that are none of this shape, which has at least one bond."""
-    found: list[Any] = draw(spectra(shape))
-    k, kind = draw(st.integers(0, shape.n - 2)), draw(st.sampled_from(["number", "axes", "negative", "complex"]))
-    values = found[k].clone()
-    if kind == "number":
-        values[draw(st.integers(0, len(values) - 1))] = draw(st.sampled_from([math.nan, math.inf, -math.inf]))
-    elif kind == "axes":
-        values = draw(st.sampled_from([values[None], values[0]]))
-    elif kind == "negative":
-        values[-1] = -1.0
-    else:
-        values = values.to(torch.complex128)
-    found[k] = values
-    return found
-
-
-@often
-@given(st.data(), FACTORS, st.sampled_from(["probability", "released", "other"]))
-def test_entropy(data, factors, normalization):
-    """Between 0 and the logarithm of the bond, at any scale; NaN, infinite, negative, complex or 2-d is refused."""
-    shape = _shape([*factors, (2, 2), (2, 1)])
-    good = data.draw(spectra(shape))
-    if normalization == "other":
-        assert _refused(lambda: entanglement_entropy(good[0], normalization))
-        return
-    for values in good:
-        entropy = entanglement_entropy(values, normalization)
-        limit = math.log(len(values)) * (1 if normalization == "probability" else math.sqrt(len(values)))
-        assert 0 <= entropy <= limit + 1e-9
-        assert entropy == pytest.approx(entanglement_entropy(values.flip(0), normalization), abs=1e-9)
-    bad = data.draw(bad_spectra(shape))
-    assert any(_refused(lambda values=values: entanglement_entropy(values, normalization)) for values in bad)
-
-
-@often
-@given(st.data(), FACTORS, st.one_of(st.integers(1, 2**70), BADS, st.lists(st.integers(-1, 9), max_size=5)), st.booleans())
-def test_truncation_errors(data, factors, bonds, printed):
-    """The tails, at any scale; bad caps and bad spectra are refused."""
-    shape = _shape([*factors, (2, 2)])
-    good, variant = data.draw(spectra(shape)), "printed" if printed else "frobenius"
-    listed = bonds if isinstance(bonds, list) else [bonds] * (shape.n - 1)
-    fine = len(listed) == shape.n - 1 and all(type(bond) is int and bond > 0 for bond in listed)
-    assert _refused(lambda: truncation_errors(good, bonds, variant)) != fine
-    assert _refused(lambda: error_bound(good, bonds, variant)) != fine
-    if fine:
-        errors = truncation_errors(good, bonds, variant)
-        assert error_bound(good, bonds, variant) == math.hypot(*errors)
-        for values, bond, error in zip(good, listed, errors, strict=True):
-            scale = float(values.max()) or 1.0
-            kept = min(bond, len(values))
-            exact = sum(values.tolist()[-kept:]) if printed else math.hypot(*values.tolist()[kept:])
-            assert error / scale == pytest.approx(exact / scale, rel=1e-12, abs=1e-15)
-    bad = data.draw(bad_spectra(shape))
-    assert _refused(lambda: truncation_errors(bad, 1, variant))
-
-
-@often
-@given(st.data(), FACTORS, st.one_of(st.floats(0, 2), BADS), st.booleans())
-def test_bonds_within_a_tolerance(data, factors, tolerance, known):
-    """The bound of the tails keeps to it."""
-    shape = _shape([*factors, (2, 2)])
-    good, factors_given = data.draw(spectra(shape)), shape if known else None
-    fine = type(tolerance) in (int, float) and 0 <= tolerance < math.inf
-    assert _refused(lambda: bonds_for_tolerance(good, tolerance, factors_given)) != fine
-    if fine:
-        bonds = bonds_for_tolerance(good, tolerance, factors_given)
-        assert all(1 <= bond <= len(values) for bond, values in zip(bonds, good, strict=True))
-        norm = float((good[0] / (float(good[0].max()) or 1.0)).norm()) * float(good[0].max())
-        assert error_bound(good, bonds) <= tolerance * norm * (1 + 1e-9) + 1e-7 * norm
-    bad = data.draw(bad_spectra(shape))
-    assert _refused(lambda: bonds_for_tolerance(bad, 0.1, factors_given))
-    assert _refused(lambda: bonds_for_tolerance([*good, good[-1]], 0.1, shape))
-
-
-@often
-@given(st.data(), FACTORS, st.one_of(st.integers(0, 500), st.integers(1, 2**70), BADS))
-def test_bonds_within_a_number_of_parameters(data, factors, limit):
-    """Neither they nor one cap for all exceed it, and the whole is kept where it fits."""
-    shape = _shape([*factors, (2, 2)])
-    good = data.draw(spectra(shape))
-    fine = type(limit) is int and limit >= shape.n_params(1)
-    assert _refused(lambda: bonds_for_params(good, shape, limit)) != fine
-    assert _refused(lambda: uniform_bond(shape, limit)) != fine
-    if fine:
-        assert shape.n_params(bonds_for_params(good, shape, limit)) <= limit
-        cap = uniform_bond(shape, limit)
-        assert shape.n_params(cap) <= limit
-        assert cap == max(shape.full_bonds) or shape.n_params(cap + 1) > limit
-        if limit >= shape.n_params():
-            assert cap == max(shape.full_bonds)
-    bad = data.draw(bad_spectra(shape))
-    assert _refused(lambda: bonds_for_params(bad, shape, shape.n_params()))
-
-
-@often
-@given(
-    st.data(),
-    st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3),
-    st.one_of(st.integers(1, 300), st.integers(1, 2**70), BADS),
-    st.sampled_from(["error-per-parameter", "error", "other"]),
-    st.sampled_from([None, 0.0, 1.0, 1e300, -1.0, math.nan, math.inf]),
-)
-def test_allocate_bonds(data, factors, limit, order, weight):
-    """All layers together keep to the limit; other names, negative weights and infinite norms are refused."""
-    layers = {"a": _shape([*factors, (2, 2)]), "b": _shape([(3, 1), (1, 4)]), "c": _shape([(2, 3)])}
-    values = {name: data.draw(spectra(shape)) for name, shape in layers.items()}
-    weights = None if weight is None else {"a": weight, "b": 1.0, "c": 0.5}
-    result: Any = None
-    fine = type(limit) is int and limit >= sum(shape.n_params(1) for shape in layers.values()) and order != "other"
-    fine = fine and (weight is None or 0 <= weight < math.inf)
-
-    def allocate() -> None:
-        nonlocal result
-        result = allocate_bonds(values, layers, limit, weights=weights, order=order)
-
-    refused = _refused(allocate)
-    assert not refused or not fine or max(float(v[0][0]) for v in values.values() if v) ** 2 * (weight or 1) > 1e300
-    if result is not None:
-        assert fine
-        assert sum(layers[name].n_params(bonds) for name, bonds in result.items()) <= limit
-    assert _refused(lambda: allocate_bonds(values, {"a": layers["a"]}, 1000))
-    broken = {**values, "a": data.draw(bad_spectra(layers["a"]))}
-    assert _refused(lambda: allocate_bonds(broken, layers, 1000))

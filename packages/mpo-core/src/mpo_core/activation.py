@@ -65,7 +65,7 @@ def collect_covariances(
         >>> torch.equal(moments["0"], torch.eye(4, dtype=torch.float64) / 4)
         True
     """
-    if max_tokens is not None and (isinstance(max_tokens, bool) or not max_tokens >= 1):
+    if max_tokens is not None and (not is_whole(max_tokens) or max_tokens < 1):
         raise UsageError(f"collect_covariances: `max_tokens` is {max_tokens!r}; expected a positive integer or None.")
     moments = {target.name: _Moment() for target in targets if target.kind != "embedding"}
     masks: list[Tensor | None] = []

@@ -166,7 +166,7 @@ def fits_any(names: Iterable[str], patterns: Iterable[str]) -> bool:
 
 def _patterns(name: str, given: Any) -> tuple[str, ...]:
     patterns = (given,) if isinstance(given, str) else given
-    if not isinstance(patterns, Iterable) or isinstance(patterns, Mapping):
+    if not isinstance(patterns, Iterable) or isinstance(patterns, Mapping) or hasattr(given, "dtype"):
         raise UsageError(f"MPOConfig: {name} is {given!r}; expected a name pattern or a list of them.")
     found = tuple(cast("Iterable[Any]", patterns))
     for pattern in found:

@@ -103,6 +103,7 @@ def plan_bonds(
     importance: Importance = "norm",
     covariances: Mapping[str, Covariance] | None = None,
     order: Order = "error-per-parameter",
+    floor: float = 0.25,
 ) -> dict[str, tuple[int, ...]]:
     """Choose the bonds of all layers of a model for `mpo_core.replace_modules`.
 
@@ -127,6 +128,7 @@ def plan_bonds(
         importance: see above.
         covariances: layer -> C, from `mpo_core.collect_covariances`; for ``activation``.
         order: as in `allocate_bonds`.
+        floor: as in `allocate_bonds`.
 
     Returns:
         For each distinct weight, the name of its first layer -> bonds.
@@ -159,7 +161,7 @@ def plan_bonds(
             matrix = matrix.double() @ roots(weight)[0]
         spectra[first.name] = schmidt_values(matrix, shape)
     weights = None if importance == "none" else {name: _over_energy(values) for name, values in spectra.items()}
-    return allocate_bonds(spectra, chosen, limit, weights=weights, order=order)
+    return allocate_bonds(spectra, chosen, limit, weights=weights, order=order, floor=floor)
 
 
 @dataclass(frozen=True)

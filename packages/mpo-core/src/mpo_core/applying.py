@@ -21,7 +21,7 @@ from mpo_core.contraction import best_split, contract_matrix, merge_stretch
 from mpo_core.cost import Plan, Strategy, plan_linear
 from mpo_core.errors import ShapeError, UsageError
 from mpo_core.machine import machine_for
-from mpo_core.mpo import check_cores
+from mpo_core.operands import check_cores
 from mpo_core.rebuilt import RebuiltLinear, apply_halves
 from mpo_core.shapes import MPOShape
 from mpo_core.stretches import StretchedLinear, meet, meet_differentiably, stretch_matrix

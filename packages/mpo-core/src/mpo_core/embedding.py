@@ -230,6 +230,8 @@ class MPOEmbedding(MPOLayer):
             'lookup'
         """
         rows = self.num_embeddings
+        if not (ids.dtype in (torch.int64, torch.int32) if isinstance(ids, Tensor) else is_whole(ids)):
+            raise ShapeError(f"MPOEmbedding.cost: found {ids!r} for ids; expected integers or their number.")
         if isinstance(ids, Tensor):
             distinct, _ = distinct_ids(ids, rows, "MPOEmbedding.cost")
         else:

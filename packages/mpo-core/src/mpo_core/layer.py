@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mpo_core.contraction import contract_matrix
 from mpo_core.errors import UsageError
 from mpo_core.gauge import Core
-from mpo_core.mpo import MPO, check_cores
+from mpo_core.mpo import MPO
+from mpo_core.operands import check_cores
 from mpo_core.shapes import MPOShape
 
 

@@ -29,8 +29,8 @@ EMBEDDING_STRATEGIES: tuple[EmbeddingStrategy, ...] = ("auto", "lookup", "rebuil
 
 # Calls besides the products, forward and in training, fitted to measured times; the last for a row by itself.
 _LOOKUP_CALLS = (48, 170)
-_REBUILD_CALLS = (1, 8)
-_MERGE_CALLS = (2, 10)
+_REBUILD_CALLS = (6, 20)
+_MERGE_CALLS = (4, 15)
 _CALLS_PER_CORE = (1, 4)
 _SECONDS_PER_ID = 4e-8
 

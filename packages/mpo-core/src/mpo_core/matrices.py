@@ -65,9 +65,10 @@ class Batch:
             if exponent and k in scaled:
                 core = core * 2.0**exponent
             cast = core.to(self.dtype).contiguous()
-            if cast.untyped_storage().data_ptr() == self.tensor.untyped_storage().data_ptr():
+            storage = cast.untyped_storage()
+            if storage.nbytes() > cast.nbytes or storage.data_ptr() == self.tensor.untyped_storage().data_ptr():
                 cast = cast.clone()
-            if self.dtype != core.dtype or exponent:
+            if exponent or self.dtype.itemsize < 4:
                 _check_range(cast, core, k)
             result.append(cast)
         return result

@@ -14,9 +14,9 @@ from torch import Tensor
 from mpo_core.algebra import orthonormal_cores
 from mpo_core.arithmetic import OperatorArithmetic
 from mpo_core.contraction import contract_matrix
-from mpo_core.errors import ShapeError, UsageError
+from mpo_core.errors import UsageError
 from mpo_core.gauge import Core, Gauge, Spectrum, canonical_cores, sequential_cores, slice_cores
-from mpo_core.operands import check_finite, check_number, check_site, floating_dtype
+from mpo_core.operands import check_cores, check_finite, check_number, check_site, floating_dtype
 from mpo_core.rounding import round_cores
 from mpo_core.shapes import MPOShape
 from mpo_core.spectra import Variant, entanglement_entropy, error_bound, truncation_errors
@@ -344,7 +344,10 @@ class MPO(OperatorArithmetic):
         return cores_to_tensorly(self.cores)
 
     def plot_spectra(
-        self, path: str | PathLike[str] | None = None, bonds: int | Sequence[int] | None = None, title: str | None = None
+        self,
+        path: str | PathLike[str] | None = None,
+        bonds: int | Sequence[int] | None = None,
+        title: str | None = None,
     ) -> Figure:
         """Draw the Schmidt values of every bond and, with `bonds`, what that truncation keeps of them.
 
@@ -364,32 +367,6 @@ class MPO(OperatorArithmetic):
 
     def _new(self, cores: Sequence[Tensor], shape: MPOShape) -> Self:
         return type(self)(cores, shape)
-
-
-def check_cores(cores: Sequence[Tensor], shape: MPOShape) -> None:
-    """Hold cores against a factor shape.
-
-    Raises:
-        ShapeError: another number of cores, other factors, bonds that do not meet, or mixed dtypes or devices.
-        UsageError: no real floating dtype.
-    """
-    if len(cores) != shape.n:
-        raise ShapeError(f"MPO: found {len(cores)} cores; the shape has factors for {shape.n}.")
-    left = 1
-    for k, core in enumerate(cores):
-        rows, cols = shape.row_factors[k], shape.col_factors[k]
-        right = core.shape[-1] if core.dim() == 4 and k < shape.n - 1 else 1
-        if tuple(core.shape) != (left, rows, cols, right) or right == 0:
-            wanted = f"({left}, {rows}, {cols}, {'any bond' if k < shape.n - 1 else 1})"
-            raise ShapeError(f"MPO: core {k} has the shape {tuple(core.shape)}; expected {wanted}.")
-        if core.dtype != cores[0].dtype or core.device != cores[0].device:
-            raise ShapeError(
-                f"MPO: core {k} is {core.dtype} on {core.device}, core 0 is {cores[0].dtype} on"
-                f" {cores[0].device}; expected one dtype and device."
-            )
-        left = right
-    if not cores[0].is_floating_point():
-        raise UsageError(f"MPO: the cores are {cores[0].dtype}; expected a real floating dtype.")
 
 
 def _from_cores(cores: Sequence[Tensor], rows: int | None, cols: int | None) -> MPO:

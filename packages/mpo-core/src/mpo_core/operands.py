@@ -82,6 +82,32 @@ def is_number(value: object) -> bool:
     return isinstance(value, Number | Tensor)
 
 
+def check_cores(cores: Sequence[Tensor], shape: MPOShape) -> None:
+    """Hold cores against a factor shape.
+
+    Raises:
+        ShapeError: another number of cores, other factors, bonds that do not meet, or mixed dtypes or devices.
+        UsageError: no real floating dtype.
+    """
+    if len(cores) != shape.n:
+        raise ShapeError(f"MPO: found {len(cores)} cores; the shape has factors for {shape.n}.")
+    left = 1
+    for k, core in enumerate(cores):
+        rows, cols = shape.row_factors[k], shape.col_factors[k]
+        right = core.shape[-1] if core.dim() == 4 and k < shape.n - 1 else 1
+        if tuple(core.shape) != (left, rows, cols, right) or right == 0:
+            wanted = f"({left}, {rows}, {cols}, {'any bond' if k < shape.n - 1 else 1})"
+            raise ShapeError(f"MPO: core {k} has the shape {tuple(core.shape)}; expected {wanted}.")
+        if core.dtype != cores[0].dtype or core.device != cores[0].device:
+            raise ShapeError(
+                f"MPO: core {k} is {core.dtype} on {core.device}, core 0 is {cores[0].dtype} on"
+                f" {cores[0].device}; expected one dtype and device."
+            )
+        left = right
+    if not cores[0].is_floating_point():
+        raise UsageError(f"MPO: the cores are {cores[0].dtype}; expected a real floating dtype.")
+
+
 def check_same_kind(first: Sequence[Tensor], second: Sequence[Tensor], where: str) -> None:
     """Hold dtype and device of two operators' cores against each other.
 

@@ -29,12 +29,10 @@ from mpo_core.isometry import (
 )
 from mpo_core.shapes import MPOShape
 from mpo_core.sides import SideLayout, side_layout, unfold
-from mpo_core.unfolding import Side, Unfolding
+from mpo_core.unfolding import Side, Unfolding, block_bytes
 
 Cores = list[Float[Tensor, "batch left rows cols right"]]
 
-_HOME_BYTES = 1 << 21
-"""Size of the blocks in which the home core is turned into the Schmidt bases."""
 _HEALTHY = 1 / 16
 """Least ratio of Schmidt values up to which an orthonormal core may be found by dividing by them."""
 
@@ -249,7 +247,8 @@ def _turned_home(
     outer, inner = digits.shape[1] * digits.shape[2], digits.shape[5] * digits.shape[6]
     result = torch.empty(batch, outer, i, j, inner, dtype=out_dtype, device=tensor.device)
     axis = 3 if i >= j else 4
-    step = max(1, _HOME_BYTES // (dtype.itemsize * batch * outer * inner * (j if axis == 3 else i)))
+    bytes_each = dtype.itemsize * batch * outer * inner * (j if axis == 3 else i)
+    step = max(1, block_bytes(tensor.device) // bytes_each)
     for start in range(0, digits.shape[axis], step):
         size = min(step, digits.shape[axis] - start)
         part = result.narrow(axis - 1, start, size)

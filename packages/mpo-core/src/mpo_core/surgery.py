@@ -268,7 +268,9 @@ def _decomposed_for_outputs(
     return list(mpo.canonicalize(site=home_site(shape)).cores)
 
 
-def _layers(group: WeightGroup, cores: Sequence[Tensor], shape: MPOShape, strategy: Strategy, cache: bool) -> list[MPOLayer]:
+def _layers(
+    group: WeightGroup, cores: Sequence[Tensor], shape: MPOShape, strategy: Strategy, cache: bool
+) -> list[MPOLayer]:
     """The new layers of a group; all hold the same core parameters, which train if the weight does."""
     parameters = [as_parameter(core).requires_grad_(group.weight.requires_grad) for core in cores]
     layers: list[MPOLayer] = []

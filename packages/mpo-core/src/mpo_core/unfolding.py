@@ -23,12 +23,19 @@ Block = tuple[tuple[slice, ...], Tensor]
 
 _BLOCK_BYTES = 1 << 21
 """About the share of a cache that one core has: blocks of this size are still there when they are multiplied."""
-_HELD_BYTES = 1 << 23
-"""A matrix of at most this size is converted once and held for the second pass over it."""
+_DEVICE_BLOCK_BYTES = 1 << 28
+"""On an accelerator, which wants few and large operations."""
+_HELD_BLOCKS = 4
+"""A matrix of at most this many blocks is converted once and held for the second pass over it."""
 _STRIPES = 4
 """Block rows of a Gram matrix; only those right of the diagonal are computed (there is no syrk in torch)."""
 _LEAST_STRIPE = 32
 """Narrower stripes cost more in calls than they save in products."""
+
+
+def block_bytes(device: torch.device) -> int:
+    """The size of the blocks in which tensors are gone over."""
+    return _BLOCK_BYTES if device.type == "cpu" else _DEVICE_BLOCK_BYTES
 
 
 def split_axis(tensor: Tensor, axis: int, sizes: Sequence[int]) -> Tensor:
@@ -73,7 +80,7 @@ class Unfolding:
             For each block its place in the other side's three axes, and the values in the working dtype, contiguous:
             ``(batch, size, c)`` for the left side and ``(batch, c, size)`` for the right one.
         """
-        if self.view.numel() * self.dtype.itemsize > _HELD_BYTES:
+        if self.view.numel() * self.dtype.itemsize > _HELD_BLOCKS * block_bytes(self.view.device):
             return self._copied_blocks(side, keep=False)
         if side not in self._held:
             self._held[side] = list(self._copied_blocks(side, keep=True))
@@ -83,11 +90,11 @@ class Unfolding:
         """The blocks; unless they are to be kept, each takes the memory of the one before."""
         first = 4 if side == "left" else 1
         extents = self.view.shape[first : first + 3]
-        total = self.view.numel() * self.dtype.itemsize
+        total, limit = self.view.numel() * self.dtype.itemsize, block_bytes(self.view.device)
         # Cutting an outer axis leaves long runs of neighbouring entries to copy.
-        fine = [k for k in range(3) if total <= extents[k] * _BLOCK_BYTES]
+        fine = [k for k in range(3) if total <= extents[k] * limit]
         axis = fine[0] if fine else max(range(3), key=lambda k: extents[k])
-        step = -(-extents[axis] // min(extents[axis], -(-total // _BLOCK_BYTES)))
+        step = -(-extents[axis] // min(extents[axis], -(-total // limit)))
         buffer = self.view.new_empty(0, dtype=self.dtype)
         for start in range(0, extents[axis], step):
             place = [slice(None)] * 3
