@@ -65,7 +65,7 @@ def unweighted_cores(cores: Sequence[Core], inverses: Sequence[Float[Tensor, "di
 
 
 def roots(weight: Float[Tensor, "m m"]) -> tuple[Float[Tensor, "m m"], Float[Tensor, "m m"]]:
-    """The symmetric root of a positive definite matrix and its inverse; eigenvalues below the noise are raised to it."""
+    """The symmetric root of a positive definite matrix and its inverse; eigenvalues below noise are raised to it."""
     values, vectors = eigh(weight)
     values = values.clamp_min(1e-14 * float(values[-1])).sqrt()
     return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
