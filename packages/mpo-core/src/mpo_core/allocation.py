@@ -274,9 +274,8 @@ def _smallest_values_first(layers: Sequence[_Layer], limit: int) -> list[tuple[i
     # Squares are scaled per layer, so they are brought to their worth.
     values = [layer.worth * (squares[1:] / (squares.sum() or 1.0)) for layer in layers for squares in layer.squares]
     owners = np.repeat(np.arange(len(places)), [len(value) for value in values])
-    depths = np.concatenate([np.arange(len(value)) for value in values]) if values else np.zeros(0, dtype=np.int64)
-    # Equal values: the first layer and bond first, and from the end of each spectrum.
-    order = owners[np.lexsort((-depths, owners, np.concatenate(values)))] if values else owners
+    # Of equal values that of the first layer and bond goes first.
+    order = owners[np.lexsort((owners, np.concatenate(values)))] if values else owners
 
     def kept(cuts: int) -> list[tuple[int, ...]]:
         counts = np.bincount(order[:cuts], minlength=len(places))

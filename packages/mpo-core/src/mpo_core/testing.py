@@ -16,15 +16,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
 from mpo_core.errors import NonFiniteError, ShapeError
 from mpo_core.layer import is_conv1d
+from mpo_core.linear_algebra import vector_norm
 
 WEIGHTS: dict[str, Callable[[], Tensor]] = {
     "1x1": lambda: torch.full((1, 1), -2.5, dtype=torch.float64),
@@ -64,6 +65,10 @@ class LayerContract:
             return torch.randint(layer.num_embeddings, batch, generator=generator)
         return torch.randn(*batch, layer.in_features, generator=generator, dtype=torch.float64)
 
+    def layer_type(self) -> Any:
+        """The class of the layer."""
+        return cast("Any", type(self.make_pair()[0]))
+
     def make_dense(self, weight: Tensor) -> Any:
         """A dense layer of the twin's kind around another matrix (rows, cols), its bias at zero."""
         dense: Any = copy.deepcopy(self.make_pair()[1])
@@ -97,7 +102,7 @@ class LayerContract:
     def test_every_kind_of_weight(self, kind: str) -> None:
         """Forward and gradients are finite and those of the twin, whatever the matrix."""
         dense = self.make_dense(WEIGHTS[kind]())
-        layer = type(self.make_pair()[0]).from_dense(dense)
+        layer = self.layer_type().from_dense(dense)
         given = self.make_input(layer, (5,)).requires_grad_(not isinstance(dense, nn.Embedding))
         output, expected = layer(given), dense(given)
         assert torch.isfinite(output).all()
@@ -113,7 +118,7 @@ class LayerContract:
         weight = _normal(6, 8)
         weight[2, 3] = bad
         with pytest.raises(NonFiniteError, match=r"`matrix` holds NaN or infinity in 1 of 48 entries"):
-            type(self.make_pair()[0]).from_dense(self.make_dense(weight))
+            self.layer_type().from_dense(self.make_dense(weight))
 
     def test_an_input_of_another_size_is_refused(self, layer: Any) -> None:
         """Nothing is broadcast: one feature too few, or too many, or an id out of range."""
@@ -171,7 +176,7 @@ class LayerContract:
         layer, twin = self.make_pair()
         given = self.make_input(layer, (3, 5))
         probe = torch.randn(layer(given).shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        inputs = []
+        inputs: list[Tensor | None] = []
         for module in (layer, twin):
             leaf = given.clone().requires_grad_(given.is_floating_point())
             (module(leaf) * probe).sum().backward()
@@ -247,5 +252,5 @@ def _distance(found: Tensor | None, expected: Tensor | None) -> float:
     assert found is not None
     assert expected is not None
     assert found.shape == expected.shape
-    difference = torch.linalg.vector_norm(found.detach().double() - expected.detach().double())
-    return float(difference / torch.linalg.vector_norm(expected.detach().double()).clamp_min(1e-300))
+    difference = vector_norm(found.detach().double() - expected.detach().double())
+    return float(difference / vector_norm(expected.detach().double()).clamp_min(1e-300))
