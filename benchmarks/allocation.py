@@ -339,6 +339,7 @@ def main() -> None:
     baseline = score(subject)
     print(f"{subject.name}: Spearman of the dense model {baseline:.4f}; {subject.source}", flush=True)
     content = {
+        "clock": "CPU time of one run at one thread; what is measured here is quality",
         "subject": subject.name,
         "data": subject.source,
         "calibration": f"{len(subject.calibration)} sentences of the training split",

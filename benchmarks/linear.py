@@ -129,7 +129,7 @@ def make_peers(size: Size, bond: int) -> dict[str, nn.Module]:
             shape.col_factors,
             shape.row_factors,
             factorization="BlockTT",
-            rank=(1, *shape.clip_bonds(bond), 1),
+            rank=(1, *shape.clip_bonds(bond), 1),  # pyright: ignore[reportArgumentType]
             implementation=implementation,
         )
         with torch.no_grad():
@@ -169,7 +169,7 @@ def measure_grid(size: Size) -> Iterator[Cell]:
         layers: dict[str, nn.Module] = {"nn.Linear": dense}
         for name, plan in plans.items():
             if plan.seconds <= PATIENCE * plans["auto"].seconds:
-                layers[name] = make_layer(size, bond, name)
+                layers[name] = make_layer(size, bond, name)  # pyright: ignore[reportArgumentType]
         layers |= make_peers(size, bond)
         x = torch.randn(tokens, size.cols)
         candidates = {name: runner(layer, x, training) for name, layer in layers.items()}

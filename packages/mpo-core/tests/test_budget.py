@@ -83,7 +83,7 @@ def test_uses_the_limit_to_two_percent_and_never_more(size, kind):
         assert reachable_bonds(shape, bonds) == bonds
 
 
-@pytest.mark.parametrize("size", [(128, 128), (256, 96), (96, 250)], ids=str)
+@pytest.mark.parametrize("size", [(128, 128), (96, 250), (144, 192)], ids=str)
 @pytest.mark.parametrize("kind", ["gauss", "power", "low rank"])
 def test_loses_no_more_than_one_cap_for_all_bonds(size, kind):
     matrix, shape = matrix_of(kind, *size), MPOShape.choose(*size)

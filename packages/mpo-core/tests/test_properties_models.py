@@ -120,7 +120,7 @@ def test_roles(model: _Tied, n: int, bonds: int, role: Any):
     """All entries are counted once, and what a role says is frozen."""
     replace_modules(model, find_targets(model), bonds=bonds, n=n)
     if role == "other":
-        assert _refused(lambda: freeze_cores(model, role))
+        assert _refused(lambda: freeze_cores(model, role))  # pyright: ignore[reportArgumentType]
         return
     count = freeze_cores(model, role)
     assert count == count_parameters(model)
@@ -146,11 +146,11 @@ def test_swap_parameters(model: _Tied, carry: Any, name: str, stepped: bool):
     done = replace_modules(model, find_targets(model), n=3)
     swaps: dict[Tensor, list[Tensor]] = {each.weight: list(each.cores) for each in done}
     strange: list[dict[Tensor, list[Tensor]]] = [{nn.Parameter(torch.ones(1)): []}]
-    strange += [{each.weight: [2 * each.weight]} for each in done[:1]]
+    strange += [{each.weight: [2 * each.weight]} for each in done[:1]]  # pyright: ignore[reportAssignmentType]
     for wrong in strange:
         assert _refused(lambda wrong=wrong: swap_parameters(optimizer, wrong))
     if carry == "other":
-        assert _refused(lambda: swap_parameters(optimizer, swaps, carry=carry))
+        assert _refused(lambda: swap_parameters(optimizer, swaps, carry=carry))  # pyright: ignore[reportArgumentType]
         assert old == [id(p) for group in optimizer.param_groups for p in group["params"]]
         return
     swap_parameters(optimizer, swaps, carry=carry)

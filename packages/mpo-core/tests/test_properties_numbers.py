@@ -176,7 +176,7 @@ def test_entropy(data: Any, factors: Any, normalization: Any):
     shape = _shape([*factors, (2, 2), (2, 1)])
     good = data.draw(spectra(shape))
     if normalization == "other":
-        assert _refused(lambda: entanglement_entropy(good[0], normalization))
+        assert _refused(lambda: entanglement_entropy(good[0], normalization))  # pyright: ignore[reportArgumentType]
         return
     for values in good:
         entropy = entanglement_entropy(values, normalization)
@@ -268,7 +268,7 @@ def test_allocate_bonds(data: Any, factors: Any, limit: Any, order: Any, weight:
 
     def allocate() -> None:
         nonlocal result
-        result = allocate_bonds(values, layers, limit, weights=weights, order=order)
+        result = allocate_bonds(values, layers, limit, weights=weights, order=order)  # pyright: ignore[reportArgumentType]
 
     refused = _refused(allocate)
     assert not refused or not fine or max(float(v[0][0]) for v in values.values() if v) ** 2 * (weight or 1) > 1e300
