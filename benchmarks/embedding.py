@@ -94,7 +94,7 @@ def make_layer(case: Case, name: str) -> nn.Module:
 
 def make_peer(case: Case) -> nn.Module:
     """tensorly-torch's FactorizedEmbedding of the same factors and bonds, with our cores."""
-    from tltorch import FactorizedEmbedding
+    from tltorch import FactorizedEmbedding  # pyright: ignore[reportMissingImports]
 
     shape = shape_of(case)
     bonds: Any = (1, *shape.clip_bonds(case.bond), 1)

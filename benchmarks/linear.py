@@ -121,7 +121,7 @@ def make_peers(size: Size, bond: int) -> dict[str, nn.Module]:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import tltorch
+        import tltorch  # pyright: ignore[reportMissingImports]
     shape = size.shape
     layers: dict[str, nn.Module] = {}
     for implementation in ("factorized", "reconstructed"):

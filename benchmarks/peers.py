@@ -106,7 +106,7 @@ def _tensorly_random(matrix: Tensor, shape: MPOShape, bonds: Sequence[int]) -> l
 
 
 def _tensorly_torch(matrix: Tensor, shape: MPOShape, bonds: Sequence[int]) -> list[Tensor]:
-    from tltorch.factorized_tensors.tensorized_matrices import TensorizedTensor
+    from tltorch.factorized_tensors.tensorized_matrices import TensorizedTensor  # pyright: ignore[reportMissingImports]
 
     with _tensorly_on_torch():
         tensorized: Any = TensorizedTensor.from_matrix(
@@ -141,7 +141,7 @@ def _quimb_random(matrix: Tensor, shape: MPOShape, bonds: Sequence[int]) -> list
 
 
 def _tensorkrowch(matrix: Tensor, shape: MPOShape, bonds: Sequence[int]) -> list[Tensor]:
-    from tensorkrowch.decompositions import mat_to_mpo
+    from tensorkrowch.decompositions import mat_to_mpo  # pyright: ignore[reportMissingImports]
 
     n = shape.n
     digits = matrix.reshape(*shape.row_factors, *shape.col_factors)
@@ -157,7 +157,7 @@ def _tensorkrowch(matrix: Tensor, shape: MPOShape, bonds: Sequence[int]) -> list
 
 
 def _tntorch(matrix: Tensor, shape: MPOShape, bonds: Sequence[int]) -> list[Tensor]:
-    import tntorch
+    import tntorch  # pyright: ignore[reportMissingImports]
 
     found = tntorch.TTMatrix(matrix, list(bonds), list(shape.row_factors), list(shape.col_factors))
     return list(found.cores)
@@ -166,7 +166,7 @@ def _tntorch(matrix: Tensor, shape: MPOShape, bonds: Sequence[int]) -> list[Tens
 def _torchtt(matrix: Tensor, shape: MPOShape, bonds: Sequence[int]) -> list[Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that its C++ part is not built
-        import torchtt
+        import torchtt  # pyright: ignore[reportMissingImports]
 
         library: Any = torchtt
         pairs = list(zip(shape.row_factors, shape.col_factors, strict=True))

@@ -13,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mpo_core import MPOLinear, MPOShape, UsageError
 from mpo_core.applying import apply_mpo
-from mpo_core.cost import KEPT_WEIGHTS, STRATEGIES, Plan, _Search, plan_linear
+from mpo_core.cost import KEPT_WEIGHTS, STRATEGIES, Plan, plan_linear
 from mpo_core.machine import Copy, Machine, Product, machine_for, use_machine
-from mpo_core.operations import Layout, linear_operations, total_flops
+from mpo_core.operations import WAYS, Layout, linear_operations, total_flops
+from mpo_core.plan_search import Partition, Search
 
 SHAPES = [
     MPOShape(36, 24, (3, 4, 3), (2, 3, 4)),
@@ -92,7 +93,7 @@ def test_the_chain_costs_what_the_formula_says(bonds: int) -> None:
     caps = shape.clip_bonds(bonds)
     plan = plan_linear(shape, caps, 10, strategy="chain")
     assert plan.kind == "chain"
-    assert plan.flops == 2 * 10 * chain_multiplications(shape, caps, plan.direction)
+    assert plan.flops == 2 * 10 * chain_multiplications(shape, caps, "left" if plan.steps[0].start == 0 else "right")
     assert [(step.start, step.stop) for step in plan.steps] in (
         [(k, k + 1) for k in range(5)],
         [(k, k + 1) for k in range(4, -1, -1)],
@@ -140,11 +141,12 @@ def test_the_search_finds_the_best_partition(rows: list[int], data: st.DataObjec
     cols = data.draw(st.lists(st.integers(1, 6), min_size=len(rows), max_size=len(rows)))
     shape = MPOShape(math.prod(rows), math.prod(cols), tuple(rows), tuple(cols))
     machine = machine_for("cpu", torch.float32)
-    search = _Search(Layout(shape, shape.clip_bonds(bonds)), tokens, False, True, machine)
-    every = [search.along(cuts, side) for cuts in partitions(shape.n) for side in ("left", "right")]
+    search = Search(Layout(shape, shape.clip_bonds(bonds)), tokens, False, True, machine)
+    ways = WAYS if tokens > 1 else WAYS[:2]
+    every = [search.along(Partition(way, tuple(cuts))) for cuts in partitions(shape.n) for way in ways]
     best = min([search.rebuild(), *every], key=lambda plan: plan.seconds)
     found = plan_linear(shape, shape.clip_bonds(bonds), tokens)
-    assert found.seconds == pytest.approx(best.seconds, rel=1e-9)
+    assert found.seconds <= best.seconds * 1.02  # the search itself rounds the number of tokens
 
 
 @given(size=st.sampled_from([24, 96, 500, 768]), tokens=st.integers(1, 5000), bonds=st.integers(1, 300))

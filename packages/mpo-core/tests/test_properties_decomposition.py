@@ -309,7 +309,9 @@ def test_decompose_for_outputs(data, matrix, kind, gauge, sweeps, exponent, damp
     if kind == "nan":
         covariance[0, -1] = math.nan
     elif kind == "skew":
-        covariance = covariance.triu() + 1e-2 * covariance.abs().max() * torch.ones(cols, cols).triu(1)
+        covariance = covariance.triu() + 1e-2 * covariance.abs().max() * torch.ones(
+            cols, cols, dtype=torch.float64
+        ).triu(1)
     elif kind == "size":
         covariance = covariance.flatten()
     elif kind == "negative":

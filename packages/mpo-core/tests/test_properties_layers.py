@@ -281,3 +281,21 @@ def test_cores_that_make_no_layer(chain, kind, place):
     if bias is None:
         with pytest.raises(MPOError):
             MPOEmbedding(cores, shape)
+
+
+def test_a_kept_weight_that_was_written_to_is_built_again() -> None:
+    """Whoever gets the kept matrix cannot change what the layer computes."""
+    layer = MPOLinear.from_dense(nn.Linear(6, 4), n=2, cache=True).eval().requires_grad_(False)
+    x = torch.ones(3, 6)
+    before = layer(x)
+    layer.weight.zero_()
+    assert torch.equal(layer(x), before)
+
+
+def test_weights_that_are_no_tensors_are_refused() -> None:
+    """As in quantized layers, where the weight is a method."""
+    for dense, kind in ((nn.Linear(2, 2), MPOLinear), (nn.Embedding(2, 2), MPOEmbedding)):
+        del dense.weight
+        object.__setattr__(dense, "weight", lambda: None)
+        with pytest.raises(MPOError, match="no tensor"):
+            kind.from_dense(dense)

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -305,4 +306,12 @@ def test_a_layer_alone_is_no_model() -> None:
     layer = MPOLinear.from_dense(nn.Linear(4, 4))
     for call in (merge_modules, lambda model: save_mpo(model, "folder")):
         assert _refused(lambda call=call: call(layer))
-    assert issubclass(UsageError, MPOError)
+
+
+def test_weights_that_are_no_real_matrices_are_no_targets() -> None:
+    """The message says what they are."""
+    for weight in (torch.ones(2, 2, 2), torch.ones(2, 2, dtype=torch.complex64)):
+        model = nn.Sequential(nn.Linear(2, 2))
+        model[0].weight = nn.Parameter(weight)
+        with pytest.raises(UsageError, match="not a real matrix"):
+            find_targets(model)

@@ -278,3 +278,12 @@ def test_allocate_bonds(data: Any, factors: Any, limit: Any, order: Any, weight:
     assert _refused(lambda: allocate_bonds(values, {"a": layers["a"]}, 1000))
     broken = {**values, "a": data.draw(bad_spectra(layers["a"]))}
     assert _refused(lambda: allocate_bonds(broken, layers, 1000))
+
+
+def test_bonds_that_only_grow_together() -> None:
+    """Cores of one entry tie their bonds: no exchange of two of them leaves (1, 1, 1), though all three fit."""
+    shape = MPOShape(1, 4, (1, 1, 1, 1), (2, 1, 1, 2))
+    values = [torch.tensor([1.0, 0.3], dtype=torch.float64)] * 3
+    assert bonds_for_params(values, shape, 15) == (1, 1, 1)
+    for limit in (16, 63, 2**70):
+        assert bonds_for_params(values, shape, limit) == (2, 2, 2)

@@ -214,3 +214,32 @@ def test_bad_cores_are_refused(cores, gauge):
     ):
         with pytest.raises(MPOError):
             compute(MPO(cores, shape))
+
+
+@often
+@given(
+    operators(st.just(torch.float64)),
+    st.lists(st.integers(-200, 200), min_size=5, max_size=5),
+    st.sampled_from(GAUGES),
+    st.sampled_from(["slice", "sequential"]),
+)
+def test_cores_whose_products_leave_float64(mpo, exponents, gauge, method):
+    """As the same operator with its powers of ten in one core, wherever the matrix is in range; else refused."""
+    unit = MPO([core / (float(core.abs().max()) or 1.0) for core in mpo.cores], mpo.shape)
+    powers = exponents[: mpo.shape.n]
+    wide = MPO([core * 10.0**power for core, power in zip(unit.cores, powers, strict=True)], mpo.shape)
+    for change in (lambda each: each.canonicalize(gauge), lambda each: each.truncate(2, method, gauge)):
+        found, expected = _or_refused(lambda change=change: change(wide)), change(unit)
+        if found is None:
+            assert sum(powers) > 290
+            continue
+        if abs(sum(powers)) < 290 and gauge != "symmetric":
+            place = {"left": -1, "right": 0, "central": mpo.shape.central}[gauge]
+            cores = [core.clone() for core in found.cores]
+            half = -sum(powers) // 2  # in two steps, each in range
+            cores[place] = cores[place] * 10.0**half * 10.0 ** (-sum(powers) - half)
+            assert float((_exactly(cores, mpo.shape) - _exactly(expected.cores, mpo.shape)).norm()) <= 1e-11 * _whole(
+                unit
+            )
+    spectra = _or_refused(wide.bond_spectra)
+    assert spectra is not None or sum(powers) > 290

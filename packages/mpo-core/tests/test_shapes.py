@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo_core import BondError, MPOError, MPOShape, ShapeError, factorize, padded_size
@@ -120,6 +120,7 @@ def test_choose_mirrors_the_columns():
     assert MPOShape.choose(101, 7, pad=False).padded_rows == 101
 
 
+@settings(deadline=None)
 @given(sizes, sizes, counts)
 def test_choose_fits_any_size(rows, cols, n):
     shape = MPOShape.choose(rows, cols, n)

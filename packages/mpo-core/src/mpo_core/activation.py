@@ -124,8 +124,8 @@ def decompose_for_outputs(
 
     Example:
         >>> weight, inputs = torch.randn(16, 12), torch.randn(100, 12)
-        >>> decompose_for_outputs(weight, inputs.T @ inputs / 100, bonds=6, n=3).bonds
-        (6, 6)
+        >>> decompose_for_outputs(weight, inputs.T @ inputs / 100, bonds=3, n=3).bonds
+        (3, 3)
     """
     if not is_whole(sweeps) or sweeps < 0:
         raise UsageError(f"decompose_for_outputs: `sweeps` is {sweeps!r}; expected a whole number of at least 0.")

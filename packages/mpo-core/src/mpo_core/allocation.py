@@ -70,6 +70,7 @@ def allocate_bonds(
         NonFiniteError: a spectrum holds NaN or infinity, or a weighted norm is infinite.
 
     Example:
+        >>> import torch
         >>> steep = [torch.tensor([1.0, 0.0, 0.0, 0.0])]
         >>> flat = [torch.tensor([1.0, 1.0, 1.0, 1.0])]
         >>> allocate_bonds({"a": steep, "b": flat}, dict.fromkeys("ab", MPOShape(4, 4, (2, 2), (2, 2))), 40)
@@ -117,6 +118,9 @@ def plan_bonds(
       ``||W C^{1/2}||^2``. Cutting the bonds of W is not cutting those of ``W C^{1/2}``, so this is no bound, but of
       what was compared it told best how the errors of `mpo_core.decompose_for_outputs` differ between layers.
       Embedding tables, which have no inputs, count as with ``norm``.
+
+    A relative error of an embedding table, which everything passes through, is worth more to a model than that of one
+    of many layers. Plan a table by itself: among them, it gets too little (``benchmarks/allocation.py``).
 
     Args:
         model: the model; it is not changed.

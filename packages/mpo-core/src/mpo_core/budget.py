@@ -127,7 +127,7 @@ def uniform_bond(shape: MPOShape, limit: int) -> int:
     Example:
         >>> shape = MPOShape.choose(768, 768)
         >>> uniform_bond(shape, 100_000), shape.n_params(uniform_bond(shape, 100_000))
-        (74, 98688)
+        (67, 97840)
     """
     limit = checked_limit(limit, shape, "uniform_bond")
     low, high = 1, max((1, *shape.full_bonds))
@@ -288,11 +288,14 @@ class _Search:
 
     def fitting(self, family: Callable[[float], list[float]]) -> tuple[int, ...]:
         """The largest member of a growing family, over 0 <= t <= 1, within the limit."""
-        low, high = 0.0, 1.0
-        for _ in range(40):
-            middle = (low + high) / 2
+        # The end itself first: halving would only come near it, and one bond less may be the whole difference.
+        low, high, middle = 0.0, 1.0, 1.0
+        for _ in range(41):
             within = self.limit is None or self.params(self.reachable(family(middle))) <= self.limit
             low, high = (middle, high) if within else (low, middle)
+            if low == high:
+                break
+            middle = (low + high) / 2
         return self.reachable(family(low))
 
     def losing(self, shares: Sequence[float]) -> tuple[int, ...]:

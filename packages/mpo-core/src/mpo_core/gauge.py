@@ -17,6 +17,7 @@ noise from growing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -33,6 +34,11 @@ Core = Float[Tensor, "left rows cols right"]
 Spectrum = Float[Tensor, " bond"]
 
 GAUGES: tuple[Gauge, ...] = ("symmetric", "left", "right", "central")
+
+_RANGE = 1000
+"""Powers of two that float64 surely holds."""
+_SAFE_EXPONENT = 400
+"""Cores whose largest entries multiply to less than 2^400, either way, need no scaling."""
 
 
 @torch.no_grad()
@@ -64,8 +70,10 @@ def canonical_cores(cores: Sequence[Core], gauge: Gauge = "symmetric") -> tuple[
     """
     if gauge not in GAUGES:
         raise UsageError(f"canonical_cores: gauge is {gauge!r}; expected one of {', '.join(GAUGES)}.")
-    left, right, bases, spectra = _sweep(_as_double(cores))
+    doubles, exponent = _as_double(cores)
+    left, right, bases, spectra = _sweep(doubles)
     n = len(cores)
+    holders = {"left": [n - 1], "right": [0], "central": [n // 2], "symmetric": [0, n - 1]}[gauge] if n > 1 else [0]
     if n == 1:
         result = left
     elif gauge == "left":
@@ -81,6 +89,11 @@ def canonical_cores(cores: Sequence[Core], gauge: Gauge = "symmetric") -> tuple[
         result = [*before, middle, *(_right_core(right, bases, k) for k in range(centre + 1, n))]
     else:
         result = _symmetric(left, right, bases, spectra)
+    for k in holders:
+        result[k] = _shift(result[k], exponent // len(holders))
+    spectra = [_shift(values, exponent) for values in spectra]
+    if not all(bool(torch.isfinite(values).all()) for values in spectra):
+        raise NonFiniteError("canonical_cores: the norm of the matrix leaves the range of float64; scale a core down.")
     bonds = [core.shape[-1] for core in cores[:-1]]
     spectra = [pad(values, (0, bond - len(values))) for values, bond in zip(spectra, bonds, strict=True)]
     return [_cast(_grow(new, old), old, k) for k, (new, old) in enumerate(zip(result, cores, strict=True))], spectra
@@ -118,7 +131,8 @@ def sequential_cores(cores: Sequence[Core], bonds: Sequence[int]) -> list[Core]:
     Raises:
         NonFiniteError: a core holds NaN or infinity.
     """
-    first, right = _right_sweep(_as_double(cores))
+    doubles, exponent = _as_double(cores)
+    first, right = _right_sweep(doubles)
     result: list[Tensor] = []
     theta = first
     for k, bond in enumerate(bonds):
@@ -126,7 +140,7 @@ def sequential_cores(cores: Sequence[Core], bonds: Sequence[int]) -> list[Core]:
         u, values, vh = svd(triangle)
         result.append((basis @ u[:, :bond]).reshape(*theta.shape[:3], -1))
         theta = _from_left(values[:bond, None] * vh[:bond], right[k + 1])
-    result.append(theta)
+    result.append(_shift(theta, exponent))
     return [_cast(new, old, k) for k, (new, old) in enumerate(zip(result, cores, strict=True))]
 
 
@@ -196,7 +210,8 @@ def _symmetric(
     return [*result, roots[-1].reshape(-1, 1, 1, 1) * _right_core(right, bases, n - 1)]
 
 
-def _as_double(cores: Sequence[Tensor]) -> list[Tensor]:
+def _as_double(cores: Sequence[Tensor]) -> tuple[list[Tensor], int]:
+    """The checked cores in float64, and the even power of two that was taken out of them to keep products in range."""
     if not cores:
         raise ShapeError("canonical_cores: `cores` is empty; expected at least one core.")
     left = 1
@@ -214,7 +229,20 @@ def _as_double(cores: Sequence[Tensor]) -> list[Tensor]:
                 f"core {k} of {len(cores)} holds NaN or infinity; expected finite numbers, as"
                 " there is no gauge without."
             )
-    return [core.detach().to(torch.float64) for core in cores]
+    doubles = [core.detach().to(torch.float64) for core in cores]
+    powers = [math.frexp(float(core.abs().max()))[1] for core in doubles]
+    if sum(abs(power) for power in powers) < _SAFE_EXPONENT:
+        return doubles, 0
+    powers = [2 * (max(-_RANGE, min(_RANGE, power)) // 2) for power in powers]
+    return [core * 2.0**-power for core, power in zip(doubles, powers, strict=True)], sum(powers)
+
+
+def _shift(tensor: Tensor, exponent: int) -> Tensor:
+    """Multiply with a power of two, in parts that float64 holds; zeros stay zeros."""
+    while exponent:
+        step = max(-_RANGE, min(_RANGE, exponent))
+        tensor, exponent = tensor * 2.0**step, exponent - step
+    return tensor
 
 
 def _grow(core: Tensor, like: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class Machine:
     item_number: float = 0.0
     call: float = 5e-6
     run: float = 3e-9
-    cache: int = 4 * 2**20
+    cache: int = 3 * 2**20
     itemsize: int = 4
 
     def seconds(self, operations: Iterable[Operation]) -> float:

@@ -58,16 +58,18 @@ class Layout:
 class Step(NamedTuple):
     """One stretch of cores that the tokens meet, as the matrix ``(rows, inner)``.
 
-    The state before it is a batch of matrices ``(inner, cols)``, so and so many for each token, and the state after
-    it one of matrices ``(rows, cols)``: the first axis of both is made of digits that are done, or not yet begun.
+    The state before it is a batch of matrices ``(inner, cols)``, the state after it one of matrices ``(rows, cols)``;
+    batch and columns are the digits that are done, or not yet begun. Tokens come first, so that each has a batch of
+    its own, or last, so that each has columns of its own.
 
     Attributes:
         start: first core.
         stop: one behind the last core.
         rows: rows of the stretch's matrix.
         inner: its columns.
-        batch: matrices of the state per token.
-        cols: columns of each of them.
+        batch: matrices of the state; for each token, if tokens come first.
+        cols: columns of each of them; for each token, if tokens come last.
+        tokens_last: whether they do.
         swap: all matrices of the state are put side by side and multiplied at once, which takes two copies.
         swap_back: the same on the way back, for the gradient of the state.
     """
@@ -78,19 +80,45 @@ class Step(NamedTuple):
     inner: int
     batch: int
     cols: int
+    tokens_last: bool = False
     swap: bool = False
     swap_back: bool = False
 
+    @property
+    def matrix_right(self) -> bool:
+        """Whether states have a single column, so that one product ``state @ matrix`` does it."""
+        return self.cols == 1 and not self.tokens_last
 
-def step_of(layout: Layout, start: int, stop: int, direction: Direction, tokens: int, machine: Machine) -> Step:
+    def sizes(self, tokens: int) -> tuple[int, int]:
+        """Batch and columns of the state of so many tokens."""
+        return (self.batch, self.cols * tokens) if self.tokens_last else (self.batch * tokens, self.cols)
+
+
+class Way(NamedTuple):
+    """How tokens meet stretches.
+
+    Attributes:
+        direction: from which side.
+        tokens_last: see `Step`; takes a transposed copy of ``x`` and of the result.
+    """
+
+    direction: Direction
+    tokens_last: bool
+
+
+WAYS = [Way("left", False), Way("right", False), Way("left", True), Way("right", True)]
+
+
+def step_of(layout: Layout, start: int, stop: int, way: Way, tokens: int, machine: Machine) -> Step:
     """The step of a stretch, with the faster way to multiply its states for so many tokens."""
     left, right = layout.ends[start], layout.ends[stop]
     rows, cols, n = layout.rows(start, stop), layout.cols(start, stop), layout.shape.n
-    if direction == "right":
-        step = Step(start, stop, left * rows, cols * right, layout.cols(0, start), layout.rows(stop, n))
+    if way.direction == "right":
+        sizes = left * rows, cols * right, layout.cols(0, start), layout.rows(stop, n)
     else:
-        step = Step(start, stop, rows * right, left * cols, layout.rows(0, start), layout.cols(stop, n))
-    if step.cols == 1 or tokens * step.batch == 1:
+        sizes = rows * right, left * cols, layout.rows(0, start), layout.cols(stop, n)
+    step = Step(start, stop, *sizes, way.tokens_last)
+    if step.matrix_right or step.sizes(tokens)[0] == 1:
         return step
     forth = [machine.seconds(forward_operations(step._replace(swap=swap), tokens)) for swap in (False, True)]
     back = [machine.seconds(backward_operations(step._replace(swap_back=swap), tokens)) for swap in (False, True)]
@@ -99,10 +127,10 @@ def step_of(layout: Layout, start: int, stop: int, direction: Direction, tokens:
 
 def forward_operations(step: Step, tokens: int) -> list[Operation]:
     """Of one step."""
-    batch, rows, inner, cols = tokens * step.batch, step.rows, step.inner, step.cols
-    if cols == 1:
+    rows, inner, (batch, cols) = step.rows, step.inner, step.sizes(tokens)
+    if step.matrix_right:
         return [Product(1, rows, inner, batch) if rows < NARROW else Product(1, batch, inner, rows)]
-    if step.swap:
+    if step.swap and batch > 1:
         product = Product(1, rows, inner, batch * cols)
         return [Copy(batch * inner * cols, cols), product, Copy(batch * rows * cols, cols)]
     return [Product(batch, rows, inner, cols)]
@@ -110,26 +138,35 @@ def forward_operations(step: Step, tokens: int) -> list[Operation]:
 
 def backward_operations(step: Step, tokens: int, state_gradient: bool = True) -> list[Operation]:
     """Of one step: for the gradient of its matrix and, if asked for, of its state."""
-    batch, rows, inner, cols = tokens * step.batch, step.rows, step.inner, step.cols
+    rows, inner, (batch, cols) = step.rows, step.inner, step.sizes(tokens)
     found: list[Operation] = []
-    if batch > 1 and cols > 1:
+    if batch > 1 and not step.matrix_right:
         found += [Copy(batch * rows * cols, cols), Copy(batch * inner * cols, cols)]
     found.append(Product(1, rows, batch * cols, inner))
     if not state_gradient:
         return found
-    if cols == 1:
+    if step.matrix_right:
         found.append(Product(1, batch, rows, inner))
-    elif step.swap_back:
+    elif step.swap_back and batch > 1:
         found += [Product(1, inner, rows, batch * cols), Copy(batch * inner * cols, cols)]
     else:
         found.append(Product(batch, inner, rows, cols))
     return found
 
 
+def transposing(layout: Layout, way: Way, tokens: int, training: bool, state_gradient: bool) -> list[Operation]:
+    """The copies that bring tokens last, and back."""
+    if not way.tokens_last:
+        return []
+    given, result = (Copy(tokens * size, 1) for size in (layout.shape.padded_cols, layout.shape.padded_rows))
+    back = [given, result, *([given] if state_gradient else [])] if training else []
+    return [given, result, *back]
+
+
 class Recipe(NamedTuple):
     """How the matrix of a stretch is made from its cores.
 
-    The matrix is ``(rows, inner)`` of the step, to be multiplied from the left, or for states of one column
+    The matrix is ``(rows, inner)`` of the step, to be multiplied from the left, or where `Step.matrix_right` holds
     ``(inner, rows)``, to be multiplied from the right.
 
     Attributes:
@@ -151,7 +188,6 @@ class Recipe(NamedTuple):
 def recipe_of(layout: Layout, step: Step, direction: Direction) -> Recipe:
     """How the matrix of a step is made, with at most one copy and one transposed view."""
     start, stop, n = step.start, step.stop, step.stop - step.start
-    from_right = step.cols == 1
     products: list[tuple[int, int, int, int, int]] = []
     digits: tuple[int, ...] = ()
     if n > 1:
@@ -162,11 +198,11 @@ def recipe_of(layout: Layout, step: Step, direction: Direction) -> Recipe:
     rows, cols, last = range(1, 2 * n, 2), range(2, 2 * n + 1, 2), 2 * n + 1
     if direction == "right":
         order = (0, *rows, *cols, last) if n > 1 else ()
-        return Recipe(tuple(products), digits, order, (step.rows, step.inner), from_right)
-    if from_right and step.rows < NARROW:
+        return Recipe(tuple(products), digits, order, (step.rows, step.inner), step.matrix_right)
+    if step.matrix_right and step.rows < NARROW:
         return Recipe(tuple(products), digits, (*rows, last, 0, *cols), (step.rows, step.inner), True)
     # This way round the last axis of the cores stays together, which makes the copy several times as fast.
-    return Recipe(tuple(products), digits, (0, *cols, *rows, last), (step.inner, step.rows), not from_right)
+    return Recipe(tuple(products), digits, (0, *cols, *rows, last), (step.inner, step.rows), not step.matrix_right)
 
 
 def _number_products(

@@ -4,8 +4,9 @@ Nothing is permuted on the way. Coming from the right, the state before cores a 
 ``(j_a .. j_b d_b, i_{b+1} .. i_n)``, one for every token and every digit of ``j_1 .. j_{a-1}``; the stretch is the
 matrix ``(d_{a-1} i_a .. i_b, j_a .. j_b d_b)``, and their product, read as it lies in memory, is the batch that the
 next stretch takes. From the left, states are ``(d_{a-1} j_a .. j_b, j_{b+1} .. j_n)`` for every digit of
-``i_1 .. i_{a-1}``, and the stretch is ``(i_a .. i_b d_b, d_{a-1} j_a .. j_b)``. Tokens go through all stretches in
-chunks, so that the states stay in the cache.
+``i_1 .. i_{a-1}``, and the stretch is ``(i_a .. i_b d_b, d_{a-1} j_a .. j_b)``. With tokens last, the matrices of a
+state have the columns of all tokens, and there is one for every digit only: better for products, but ``x`` and the
+result are transposed. Tokens go through all stretches in chunks, so that the states stay in the cache.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from torch import Tensor
 
 from mpo_core.backward import GradientSum, gradients_with_graph, without_autocast
 from mpo_core.contraction import blocks
-from mpo_core.cost import Plan
 from mpo_core.operations import Recipe, Step
+from mpo_core.plan_search import Plan
 
 
 def stretch_matrix(cores: Sequence[Tensor], recipe: Recipe) -> Float[Tensor, "rows inner"]:
@@ -41,7 +42,7 @@ def meet_differentiably(x: Tensor, matrices: Sequence[Tensor], steps: Sequence[S
     """The product with all stretches, by operations that autograd, `torch.func` and `torch.compile` know."""
     tokens, state = x.shape[0], x
     for matrix, step in zip(matrices, steps, strict=True):
-        if step.cols == 1:
+        if step.matrix_right:
             state = state.reshape(-1, step.inner) @ matrix
             continue
         product = matrix @ _side_by_side(state.reshape(-1, step.inner, step.cols))
@@ -66,19 +67,27 @@ def meet(
     tokens, steps, final = x.shape[0], plan.steps, plan.steps[-1]
     width = _width(steps)
     kept: list[Tensor] = []
-    if tokens <= plan.chunk:
-        states = _states(x, matrices, steps)
+    if tokens <= plan.chunk and not final.tokens_last:
+        states = _states(x, matrices, steps, tokens)
         output = _multiply(matrices[-1], states[-1], final, tokens).view(tokens, width)
         if bias is not None:
             output.add_(bias)
         return output, states[1:] if plan.keep else kept
     output = x.new_empty(tokens, width)
+    buffers = None if plan.keep else _buffers(x, plan)
     for start, stop in blocks(tokens, plan.chunk):
-        states = _states(x[start:stop], matrices, steps)
-        part = output[start:stop]
-        _multiply(matrices[-1], states[-1], final, stop - start, part)
-        if bias is not None:
-            part.add_(bias)
+        part, count = output[start:stop], stop - start
+        states = _states(_entering(x[start:stop], steps), matrices, steps, count, buffers)
+        if final.tokens_last:
+            result = _multiply(matrices[-1], states[-1], final, count).view(width, count).t()
+            if bias is None:
+                part.copy_(result)
+            else:
+                torch.add(result, bias, out=part)
+        else:
+            _multiply(matrices[-1], states[-1], final, count, part)
+            if bias is not None:
+                part.add_(bias)
         if plan.keep:
             kept += states[1:]
     return output, kept
@@ -89,20 +98,41 @@ def _width(steps: Sequence[Step]) -> int:
     return steps[-1].batch * steps[-1].rows * steps[-1].cols
 
 
-def _states(x: Tensor, matrices: Sequence[Tensor], steps: Sequence[Step]) -> list[Tensor]:
-    """The state before each of the steps."""
-    states, tokens = [x], x.shape[0]
+def _entering(chunk: Tensor, steps: Sequence[Step]) -> Tensor:
+    """Tokens as the first step takes them, or their gradient as the last one does."""
+    return chunk.t().contiguous() if steps[0].tokens_last else chunk
+
+
+def _buffers(like: Tensor, plan: Plan) -> list[Tensor]:
+    """Room for the states between the stretches of one chunk: memory that is new for each costs more than products."""
+    return [like.new_empty(plan.chunk * step.batch * step.rows * step.cols) for step in plan.steps[:-1]]
+
+
+def _states(
+    x: Tensor,
+    matrices: Sequence[Tensor],
+    steps: Sequence[Step],
+    tokens: int,
+    buffers: Sequence[Tensor] | None = None,
+) -> list[Tensor]:
+    """The state before each of the steps; in buffers, if they are given."""
+    states = [x]
     for k in range(len(steps) - 1):
-        states.append(_multiply(matrices[k], states[k], steps[k], tokens))
+        step = steps[k]
+        out = None if buffers is None else buffers[k][: tokens * step.batch * step.rows * step.cols]
+        states.append(_multiply(matrices[k], states[k], step, tokens, out))
     return states
 
 
 def _multiply(matrix: Tensor, state: Tensor, step: Step, tokens: int, out: Tensor | None = None) -> Tensor:
     """One step; the result is contiguous, and written to `out` if that is given."""
-    _, _, rows, inner, batch, cols, swap, _ = step
-    batch *= tokens
-    if cols == 1:
-        return torch.mm(state.view(batch, inner), matrix, out=None if out is None else out.view(batch, rows))
+    _, _, rows, inner, batch, cols, tokens_last, swap, _ = step  # as `Step.sizes`; this has to be fast
+    if tokens_last:
+        cols *= tokens
+    else:
+        batch *= tokens
+        if cols == 1:
+            return torch.mm(state.view(batch, inner), matrix, out=None if out is None else out.view(batch, rows))
     if batch == 1:
         return torch.mm(matrix, state.view(inner, cols), out=None if out is None else out.view(rows, cols))
     state = state.view(batch, inner, cols)
@@ -166,42 +196,52 @@ def _backward(
     sums = [GradientSum(matrix.dtype) if need else None for matrix, need in zip(matrices, needs_matrices, strict=True)]
     lowest = 0 if needs_x else needs_matrices.index(True) if True in needs_matrices else len(steps)
     grad_x = torch.empty_like(x) if needs_x else None
+    buffers = None if plan.keep else _buffers(x, plan)
     for index, (start, stop) in enumerate(blocks(len(x), plan.chunk)):
-        part, states, through = x[start:stop], [x], grad[start:stop]
-        if plan.keep:
-            states = [part, *kept[index * between : (index + 1) * between]]
-        elif any(needs_matrices):
-            states = _states(part, matrices, steps)
+        part, count = x[start:stop], stop - start
+        states = [part]
+        if any(needs_matrices):
+            entering = _entering(part, steps)
+            own = kept[index * between : (index + 1) * between]
+            states = [entering, *own] if plan.keep else _states(entering, matrices, steps, count, buffers)
+        through = _entering(grad[start:stop], steps)
         for k in range(between, lowest - 1, -1):
             state = states[k] if sums[k] is not None else None
-            through = _step_back(matrices[k], state, through, steps[k], sums[k], k > lowest or needs_x)
+            through = _step_back(matrices[k], state, through, steps[k], count, sums[k], k > lowest or needs_x)
         if grad_x is not None:
-            grad_x[start:stop] = through.reshape(part.shape)
+            last = steps[0].tokens_last
+            grad_x[start:stop] = through.reshape(-1, count).t() if last else through.reshape(part.shape)
     return grad_x, [_matrix_gradient(total, step) for total, step in zip(sums, steps, strict=True)]
 
 
 def _matrix_gradient(total: GradientSum | None, step: Step) -> Tensor | None:
     """The gradient of a step's matrix as it is multiplied, from the sum over chunks, which is (rows, inner)."""
     gradient = None if total is None else total.total()
-    return gradient if gradient is None or step.cols > 1 else gradient.T
+    return gradient.T if gradient is not None and step.matrix_right else gradient
 
 
 def _step_back(
-    matrix: Tensor, state: Tensor | None, grad: Tensor, step: Step, total: GradientSum | None, wanted: bool
+    matrix: Tensor,
+    state: Tensor | None,
+    grad: Tensor,
+    step: Step,
+    tokens: int,
+    total: GradientSum | None,
+    wanted: bool,
 ) -> Tensor:
     """Add a step's share of the gradient of its matrix, and return the gradient of its state, if wanted."""
-    cols = step.cols
-    if cols == 1:
-        grad = grad.reshape(-1, step.rows)
+    rows, inner, (batch, cols) = step.rows, step.inner, step.sizes(tokens)
+    if step.matrix_right:
+        grad = grad.reshape(batch, rows)
         if total is not None and state is not None:
-            total.add(grad.T, state.view(-1, step.inner))
+            total.add(grad.T, state.view(batch, inner))
         return grad @ matrix.T if wanted else grad
-    grad = grad.reshape(-1, step.rows, cols)
+    grad = grad.reshape(batch, rows, cols)
     side = _side_by_side(grad) if total is not None or step.swap_back else grad
     if total is not None and state is not None:
-        total.add(side, _side_by_side(state.view(-1, step.inner, cols)).T)
+        total.add(side, _side_by_side(state.view(batch, inner, cols)).T)
     if not wanted:
         return grad
     if step.swap_back:
-        return (matrix.T @ side).view(step.inner, -1, cols).transpose(0, 1)
-    return torch.bmm(matrix.T.expand(len(grad), -1, -1), grad)
+        return (matrix.T @ side).view(inner, batch, cols).transpose(0, 1)
+    return torch.bmm(matrix.T.expand(batch, inner, rows), grad)
