@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mpo_core import MPOShape, Target, decompose, find_targets
-from mpo_core.activation import collect_covariances, damped_covariance, decompose_for_outputs
-from mpo_core.allocation import Order, allocate_bonds
-from mpo_core.budget import bonds_for_params, uniform_bond
-from mpo_core.decomposition import schmidt_values
-from mpo_core.gauge import Spectrum
-from mpo_core.kronecker import roots
+from mpo_core.budgets.activation import collect_covariances, damped_covariance, decompose_for_outputs
+from mpo_core.budgets.allocation import Order, allocate_bonds
+from mpo_core.budgets.budget import bonds_for_params, uniform_bond
+from mpo_core.budgets.kronecker import roots
+from mpo_core.decomposing.decomposition import schmidt_values
+from mpo_core.operators.gauge import Spectrum
 
 CALIBRATION_PAIRS = 256
 BATCH = 64

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mpo_core import MPOLinear, MPOShape
-from mpo_core.contraction import contract_matrix, contraction_tree, core_sizes
-from mpo_core.cost import STRATEGIES, Strategy, plan_linear
+from mpo_core.forward.cost import STRATEGIES, Strategy, plan_linear
+from mpo_core.operators.contraction import contract_matrix, contraction_tree, core_sizes
 
 PEERS = ("tensorly", "tensorly-torch")
 PEER_BONDS = (8, 96)

@@ -20,7 +20,7 @@ from interleaved import RESULTS, interleave, write_result
 from peers import DISTRIBUTIONS, Peer, available_peers
 from weights import make_matrix, shape_of
 
-from mpo_core.decomposition import Precision, decompose_batch
+from mpo_core.decomposing.decomposition import Precision, decompose_batch
 
 MODEL = {(768, 768): 48, (3072, 768): 12, (768, 3072): 12, (30720, 768): 1}
 SMALL = {(48, 64): 3, (64, 48): 1}

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from mpo_core.activation import collect_covariances, damped_covariance, decompose_for_outputs
-from mpo_core.decomposition import decompose
+from mpo_core.budgets.activation import collect_covariances, damped_covariance, decompose_for_outputs
+from mpo_core.decomposing.decomposition import decompose
 from mpo_core.errors import BondError, NonFiniteError, ShapeError, UsageError
-from mpo_core.mpo import MPO
+from mpo_core.models.targets import find_targets
+from mpo_core.operators.mpo import MPO
 from mpo_core.shapes import MPOShape
-from mpo_core.targets import find_targets
 
 
 def inputs_of(cols: int, count: int = 400, seed: int = 0) -> torch.Tensor:

@@ -27,15 +27,15 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from mpo_core.adapter_manifest import read_adapter_manifest
-from mpo_core.adoption import MPOConfig, MPOModel, get_mpo_model
-from mpo_core.base_weights import home_of_weight, weight_of_home
-from mpo_core.chain import home_site
-from mpo_core.contraction import contract_matrix
+from mpo_core.adapters.adapter_manifest import read_adapter_manifest
+from mpo_core.adapters.adoption import MPOConfig, MPOModel, get_mpo_model
+from mpo_core.adapters.base_weights import home_of_weight, weight_of_home
+from mpo_core.decomposing.chain import home_site
+from mpo_core.decomposing.lossless import identity_cores
 from mpo_core.errors import ManifestError, MPOError, NonFiniteError, UsageError
-from mpo_core.lossless import identity_cores
+from mpo_core.models.surgery import mpo_layers
+from mpo_core.operators.contraction import contract_matrix
 from mpo_core.shapes import MPOShape
-from mpo_core.surgery import mpo_layers
 
 MODELS = Path(os.environ.get("MPO_MODELS") or Path(__file__).parents[4] / "shared" / "models")
 STORIES = MODELS / "stories260k"

@@ -25,13 +25,13 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from mpo_core.adoption import MPOConfig, MPOModel, get_mpo_model
-from mpo_core.adoption_config import fits_any, name_globs
-from mpo_core.embedding import MPOEmbedding
+from mpo_core.adapters.adoption import MPOConfig, MPOModel, get_mpo_model
+from mpo_core.adapters.adoption_config import fits_any, name_globs
+from mpo_core.embeddings.embedding import MPOEmbedding
 from mpo_core.errors import BondError, MPOError, NonFiniteError, UsageError
-from mpo_core.linear import MPOLinear
-from mpo_core.roles import count_parameters
-from mpo_core.surgery import mpo_layers
+from mpo_core.forward.linear import MPOLinear
+from mpo_core.models.roles import count_parameters
+from mpo_core.models.surgery import mpo_layers
 
 IDS = torch.tensor([[1, 5, 9, 2, 7, 3], [4, 4, 11, 2, 8, 6]])
 

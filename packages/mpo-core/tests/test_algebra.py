@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mpo_core import MPO, MPOShape, NonFiniteError
-from mpo_core.algebra import (
+from mpo_core.operators.algebra import (
     frobenius_norm,
     inner_product,
     orthonormal_cores,
@@ -20,10 +20,10 @@ from mpo_core.algebra import (
     trace_of_cores,
     transpose_cores,
 )
-from mpo_core.contraction import contract_matrix
-from mpo_core.operands import as_scalar
-from mpo_core.padding import digit_masks, mask_padding, mask_rows
-from mpo_core.scaling import normalize, scale_cores
+from mpo_core.operators.contraction import contract_matrix
+from mpo_core.operators.operands import as_scalar
+from mpo_core.operators.padding import digit_masks, mask_padding, mask_rows
+from mpo_core.operators.scaling import normalize, scale_cores
 
 often = settings(deadline=None, max_examples=500)
 SEEDS = st.integers(0, 2**16)

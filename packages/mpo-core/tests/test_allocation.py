@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mpo_core.activation import collect_covariances
-from mpo_core.allocation import Order, allocate_bonds, plan_bonds
-from mpo_core.budget import bonds_for_params, reachable_bonds
-from mpo_core.decomposition import decompose, schmidt_values
+from mpo_core.budgets.activation import collect_covariances
+from mpo_core.budgets.allocation import Order, allocate_bonds, plan_bonds
+from mpo_core.budgets.budget import bonds_for_params, reachable_bonds
+from mpo_core.decomposing.decomposition import decompose, schmidt_values
 from mpo_core.errors import NonFiniteError, ShapeError, UsageError
+from mpo_core.models.surgery import replace_modules
+from mpo_core.models.targets import find_targets
+from mpo_core.operators.spectra import truncation_errors
 from mpo_core.shapes import MPOShape
-from mpo_core.spectra import truncation_errors
-from mpo_core.surgery import replace_modules
-from mpo_core.targets import find_targets
 
 ORDERS: list[Order] = ["error-per-parameter", "error"]
 

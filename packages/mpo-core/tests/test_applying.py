@@ -18,11 +18,11 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from mpo_core import MPOLinear, MPOShape, ShapeError, UsageError
-from mpo_core.applying import apply_mpo
-from mpo_core.backward import GradientSum
-from mpo_core.contraction import contract_matrix
-from mpo_core.cost import STRATEGIES, Strategy, plan_linear
-from mpo_core.machine import Machine
+from mpo_core.forward.applying import apply_mpo
+from mpo_core.forward.backward import GradientSum
+from mpo_core.forward.cost import STRATEGIES, Strategy, plan_linear
+from mpo_core.forward.machine import Machine
+from mpo_core.operators.contraction import contract_matrix
 
 SMALL_CACHE = Machine(cache=2**12)
 PADDED = MPOShape(53, 31, (3, 6, 3), (4, 4, 2))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpo_core.budget import (
+from mpo_core.budgets.budget import (
     bonds_for_params,
     bonds_for_tolerance,
     estimated_error,
@@ -16,10 +16,10 @@ from mpo_core.budget import (
     reachable_bonds,
     uniform_bond,
 )
-from mpo_core.decomposition import decompose, schmidt_values
+from mpo_core.decomposing.decomposition import decompose, schmidt_values
 from mpo_core.errors import BondError, NonFiniteError, ShapeError, UsageError
+from mpo_core.operators.spectra import error_bound
 from mpo_core.shapes import MPOShape
-from mpo_core.spectra import error_bound
 
 SIZES = [  # BERT, GPT-2, T5, Llama
     (768, 768),

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mpo_core import MPOLinear, MPOShape, decompose
-from mpo_core.contraction import contract_matrix
-from mpo_core.weight_cache import WeightCache
+from mpo_core.forward.weight_cache import WeightCache
+from mpo_core.operators.contraction import contract_matrix
 
 
 def make_layer(**options) -> MPOLinear:
@@ -38,7 +38,9 @@ def check(layer: MPOLinear, x: Tensor) -> None:
 
 def test_the_weight_is_built_once_and_used_again(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, built = make_layer(), []
-    monkeypatch.setattr("mpo_core.linear.contract_matrix", lambda *given: built.append(1) or contract_matrix(*given))
+    monkeypatch.setattr(
+        "mpo_core.forward.linear.contract_matrix", lambda *given: built.append(1) or contract_matrix(*given)
+    )
     with torch.no_grad():
         outputs = [layer(x) for _ in range(4)]
         assert layer.weight.data_ptr() == layer.weight.data_ptr()

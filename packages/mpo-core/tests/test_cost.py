@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mpo_core import MPOLinear, MPOShape, UsageError
-from mpo_core.applying import apply_mpo
-from mpo_core.cost import KEPT_WEIGHTS, STRATEGIES, Plan, plan_linear
-from mpo_core.machine import Copy, Machine, Product, machine_for, use_machine
-from mpo_core.operations import WAYS, Layout, linear_operations, total_flops
-from mpo_core.plan_search import Partition, Search
+from mpo_core.forward.applying import apply_mpo
+from mpo_core.forward.cost import KEPT_WEIGHTS, STRATEGIES, Plan, plan_linear
+from mpo_core.forward.machine import Copy, Machine, Product, machine_for, use_machine
+from mpo_core.forward.operations import WAYS, Layout, linear_operations, total_flops
+from mpo_core.forward.plan_search import Partition, Search
 
 SHAPES = [
     MPOShape(36, 24, (3, 4, 3), (2, 3, 4)),

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import mpo_core
 from mpo_core import BondError, MPOShape, NonFiniteError, ShapeError, UsageError, decompose, error_bound
-from mpo_core.budget import reachable_bonds
-from mpo_core.chain import home_site
-from mpo_core.decomposition import decompose_batch, decompose_with_spectra, schmidt_values
+from mpo_core.budgets.budget import reachable_bonds
+from mpo_core.decomposing.chain import home_site
+from mpo_core.decomposing.decomposition import decompose_batch, decompose_with_spectra, schmidt_values
 
 GAUGES = ("mixed", "symmetric", "left", "right", "central", "identity")
 METHODS = ("sweep", "slice", "sequential", "randomized")

@@ -10,8 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from mpo_core import MPOEmbedding, MPOLinear, MPOShape, ShapeError, UsageError
-from mpo_core.lookup import side_tables
-from mpo_core.lookup_cost import EMBEDDING_STRATEGIES, EmbeddingStrategy
+from mpo_core.embeddings.lookup import side_tables
+from mpo_core.embeddings.lookup_cost import EMBEDDING_STRATEGIES, EmbeddingStrategy
 from mpo_core.testing import LayerContract
 
 TOKENS = torch.tensor([[5, 17, 2, 5], [0, 112, 5, 3]])
@@ -162,7 +162,7 @@ def test_lookup_never_builds_the_table(monkeypatch: pytest.MonkeyPatch):
     def refuse(*_: object) -> None:
         raise AssertionError("the table was built")
 
-    monkeypatch.setattr("mpo_core.embedding_rows.contract_matrix", refuse)
+    monkeypatch.setattr("mpo_core.embeddings.embedding_rows.contract_matrix", refuse)
     layer(TOKENS).sum().backward()
     layer.strategy = "rebuild"
     with pytest.raises(AssertionError, match="table was built"):
@@ -173,7 +173,9 @@ def test_auto_does_what_the_estimate_says(monkeypatch: pytest.MonkeyPatch):
     shape = MPOShape.choose(5000, 64)
     layer = MPOEmbedding([torch.randn(size) for size in shape.core_shapes(16)], shape)
     built: list[int] = []
-    monkeypatch.setattr("mpo_core.embedding_rows.contract_matrix", lambda *_: built.append(1) or torch.zeros(5000, 64))
+    monkeypatch.setattr(
+        "mpo_core.embeddings.embedding_rows.contract_matrix", lambda *_: built.append(1) or torch.zeros(5000, 64)
+    )
     chosen = [layer.cost(number, training=True).chosen for number in (10, 5000)]
     assert chosen == ["lookup", "rebuild"]
     layer(torch.arange(10))

@@ -43,7 +43,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def test_reading_a_manifest_module_needs_no_torch() -> None:
-    assert loaded_after("import mpo_core.manifest, mpo_core.shapes") == set()
+    assert loaded_after("import mpo_core.models.manifest, mpo_core.shapes") == set()
 
 
 def test_the_layers_load_torch_alone() -> None:
@@ -70,4 +70,6 @@ def test_the_scan_sees_what_it_looks_for() -> None:
     config = PACKAGE / "repro" / "config.py"
     assert config not in FLOOR
     assert "pydantic" in {name.split(".")[0] for name in imported_modules(config)}
-    assert "mpo_core.shapes.MPOShape" in imported_modules(PACKAGE / "io.py") | imported_modules(PACKAGE / "surgery.py")
+    assert "mpo_core.shapes.MPOShape" in imported_modules(PACKAGE / "models" / "io.py") | imported_modules(
+        PACKAGE / "models" / "surgery.py"
+    )

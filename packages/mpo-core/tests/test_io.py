@@ -27,13 +27,13 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from mpo_core.embedding import MPOEmbedding
+from mpo_core.embeddings.embedding import MPOEmbedding
 from mpo_core.errors import ManifestError, UsageError
-from mpo_core.io import load_mpo, read_manifest, save_mpo
-from mpo_core.linear import MPOLinear
-from mpo_core.roles import count_parameters, freeze_cores
+from mpo_core.forward.linear import MPOLinear
+from mpo_core.models.io import load_mpo, read_manifest, save_mpo
+from mpo_core.models.roles import count_parameters, freeze_cores
+from mpo_core.models.surgery import find_targets, merge_modules, mpo_layers, replace_modules
 from mpo_core.shapes import MPOShape
-from mpo_core.surgery import find_targets, merge_modules, mpo_layers, replace_modules
 
 MODELS = Path(os.environ.get("MPO_MODELS") or Path(__file__).parents[4] / "shared" / "models")
 STORIES = MODELS / "stories260k"

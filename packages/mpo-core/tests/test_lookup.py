@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mpo_core.contraction import contract_matrix
-from mpo_core.lookup import contract_rows, planned_rows
-from mpo_core.lookup_cost import embedding_cost, rebuild_way, singles_way
-from mpo_core.lookup_plan import Factors, plan_rows
-from mpo_core.machine import Machine
-from mpo_core.operations import Layout
+from mpo_core.embeddings.lookup import contract_rows, planned_rows
+from mpo_core.embeddings.lookup_cost import embedding_cost, rebuild_way, singles_way
+from mpo_core.embeddings.lookup_plan import Factors, plan_rows
+from mpo_core.forward.machine import Machine
+from mpo_core.forward.operations import Layout
+from mpo_core.operators.contraction import contract_matrix
 from mpo_core.shapes import MPOShape
 
 BERT = MPOShape.choose(30522, 384)

@@ -23,8 +23,8 @@ from mpo_core import (
     error_bound,
     truncation_errors,
 )
-from mpo_core.contraction import contraction_tree
-from mpo_core.lookup import contract_rows
+from mpo_core.embeddings.lookup import contract_rows
+from mpo_core.operators.contraction import contraction_tree
 
 GAUGES = ("symmetric", "left", "right", "central")
 SHAPE = MPOShape(22, 17, (2, 4, 3), (3, 3, 2))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mpo_core.errors import UsageError
-from mpo_core.optim import swap_parameters
+from mpo_core.models.optim import swap_parameters
 
 Factory = Callable[..., torch.optim.Optimizer]
 

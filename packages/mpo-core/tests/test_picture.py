@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mpo_core import MPO, BondError, MissingPartError, MPOShape, NonFiniteError, ShapeError, UsageError
-from mpo_core.picture import _COLOURS, draw_spectra
+from mpo_core.operators.picture import _COLOURS, draw_spectra
 
 SHAPE = MPOShape(22, 17, (2, 4, 3), (3, 3, 2))
 

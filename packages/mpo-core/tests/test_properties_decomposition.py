@@ -21,8 +21,8 @@ from mpo_core import (
     decompose_with_spectra,
     schmidt_values,
 )
-from mpo_core.choices import ANY_GAUGES, METHODS
-from mpo_core.gauge import GAUGES
+from mpo_core.decomposing.choices import ANY_GAUGES, METHODS
+from mpo_core.operators.gauge import GAUGES
 
 often = settings(deadline=None, max_examples=500)
 EXPONENTS = {torch.float64: 150, torch.float32: 15, torch.bfloat16: 15, torch.float16: 2}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mpo_core import MPO, MPOError, MPOShape, canonical_cores
-from mpo_core.gauge import GAUGES
+from mpo_core.operators.gauge import GAUGES
 
 often = settings(deadline=None, max_examples=500)
 EXPONENTS = {torch.float64: 150, torch.float32: 15, torch.bfloat16: 15, torch.float16: 2}

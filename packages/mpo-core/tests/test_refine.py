@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo_core import MPOShape, decompose
-from mpo_core.alternating import bond_order
+from mpo_core.decomposing.alternating import bond_order
 
 
 def _random(rows: int, cols: int, seed: int = 0) -> torch.Tensor:

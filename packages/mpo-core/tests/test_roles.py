@@ -6,9 +6,9 @@ from torch import nn
 from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from mpo_core.errors import UsageError
-from mpo_core.roles import ParameterCount, core_role, count_parameters, freeze_cores, freeze_dense
+from mpo_core.models.roles import ParameterCount, core_role, count_parameters, freeze_cores, freeze_dense
+from mpo_core.models.surgery import find_targets, mpo_layers, replace_modules
 from mpo_core.shapes import MPOShape
-from mpo_core.surgery import find_targets, mpo_layers, replace_modules
 
 
 def two_layers() -> nn.Sequential:

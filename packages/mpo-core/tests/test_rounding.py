@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo_core import MPO, BondError, MPOShape, NonFiniteError, UsageError, decompose
-from mpo_core.contraction import contract_matrix
-from mpo_core.rounding import round_cores
+from mpo_core.operators.contraction import contract_matrix
+from mpo_core.operators.rounding import round_cores
 
 often = settings(deadline=None, max_examples=500)
 SEEDS = st.integers(0, 2**16)

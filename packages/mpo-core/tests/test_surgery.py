@@ -25,13 +25,13 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from mpo_core.embedding import MPOEmbedding
+from mpo_core.embeddings.embedding import MPOEmbedding
 from mpo_core.errors import NonFiniteError, ShapeError, UsageError
-from mpo_core.linear import MPOLinear
-from mpo_core.optim import swap_parameters
-from mpo_core.roles import count_parameters
+from mpo_core.forward.linear import MPOLinear
+from mpo_core.models.optim import swap_parameters
+from mpo_core.models.roles import count_parameters
+from mpo_core.models.surgery import find_targets, merge_modules, mpo_layers, replace_modules
 from mpo_core.shapes import MPOShape
-from mpo_core.surgery import find_targets, merge_modules, mpo_layers, replace_modules
 
 MODELS = Path(os.environ.get("MPO_MODELS") or Path(__file__).parents[4] / "shared" / "models")
 STORIES = MODELS / "stories260k"

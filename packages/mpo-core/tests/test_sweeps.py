@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo_core import MPOShape, decompose, error_bound
-from mpo_core.chain import expand, home_site, merge_sites, separate_sites
-from mpo_core.decomposition import decompose_with_spectra, schmidt_values
-from mpo_core.isometry import NotConvergedError, is_clean, isometry, side_basis, side_values
-from mpo_core.sides import SideLayout, side_layout, unfold
-from mpo_core.sweeps import plan_stages, refit_step
-from mpo_core.unfolding import Side, Unfolding
+from mpo_core.decomposing.chain import expand, home_site, merge_sites, separate_sites
+from mpo_core.decomposing.decomposition import decompose_with_spectra, schmidt_values
+from mpo_core.decomposing.isometry import NotConvergedError, is_clean, isometry, side_basis, side_values
+from mpo_core.decomposing.sides import SideLayout, side_layout, unfold
+from mpo_core.decomposing.sweeps import plan_stages, refit_step
+from mpo_core.decomposing.unfolding import Side, Unfolding
 
 FACTORS = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=5)
 GEOMETRIC = MPOShape(144, 144, (3, 4, 4, 3), (3, 4, 4, 3))

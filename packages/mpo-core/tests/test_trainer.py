@@ -34,9 +34,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from mpo_core.adoption import MPOConfig, MPOModel, get_mpo_model
+from mpo_core.adapters.adoption import MPOConfig, MPOModel, get_mpo_model
+from mpo_core.models.surgery import mpo_layers
 from mpo_core.repro.models import MINILM_MODULE, load_model, load_tokenizer
-from mpo_core.surgery import mpo_layers
 
 BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "bert": lambda: BertForSequenceClassification(

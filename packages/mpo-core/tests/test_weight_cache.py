@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mpo_core.weight_cache import WeightCache
+from mpo_core.forward.weight_cache import WeightCache
 
 
 class Counted:

@@ -21,28 +21,28 @@ from mpo_core.errors import (
 )
 
 if TYPE_CHECKING:
-    from mpo_core.activation import collect_covariances, decompose_for_outputs
-    from mpo_core.adapted_model import MPOModel
-    from mpo_core.adoption import get_mpo_model
-    from mpo_core.adoption_config import MPOConfig
-    from mpo_core.allocation import allocate_bonds, plan_bonds
-    from mpo_core.applying import apply_mpo
-    from mpo_core.budget import bonds_for_params, bonds_for_tolerance, uniform_bond
-    from mpo_core.choices import DecomposeOptions
-    from mpo_core.cost import Plan, plan_linear
-    from mpo_core.decomposition import decompose, decompose_batch, decompose_with_spectra, schmidt_values
-    from mpo_core.embedding import MPOEmbedding
-    from mpo_core.gauge import canonical_cores
-    from mpo_core.io import load_mpo, read_manifest, save_mpo
-    from mpo_core.linear import MPOLinear
-    from mpo_core.machine import Machine, use_machine
-    from mpo_core.mpo import MPO
-    from mpo_core.optim import swap_parameters
-    from mpo_core.roles import ParameterCount, count_parameters, freeze_cores, freeze_dense
+    from mpo_core.adapters.adapted_model import MPOModel
+    from mpo_core.adapters.adoption import get_mpo_model
+    from mpo_core.adapters.adoption_config import MPOConfig
+    from mpo_core.budgets.activation import collect_covariances, decompose_for_outputs
+    from mpo_core.budgets.allocation import allocate_bonds, plan_bonds
+    from mpo_core.budgets.budget import bonds_for_params, bonds_for_tolerance, uniform_bond
+    from mpo_core.decomposing.choices import DecomposeOptions
+    from mpo_core.decomposing.decomposition import decompose, decompose_batch, decompose_with_spectra, schmidt_values
+    from mpo_core.embeddings.embedding import MPOEmbedding
+    from mpo_core.forward.applying import apply_mpo
+    from mpo_core.forward.cost import Plan, plan_linear
+    from mpo_core.forward.linear import MPOLinear
+    from mpo_core.forward.machine import Machine, use_machine
+    from mpo_core.models.io import load_mpo, read_manifest, save_mpo
+    from mpo_core.models.optim import swap_parameters
+    from mpo_core.models.roles import ParameterCount, count_parameters, freeze_cores, freeze_dense
+    from mpo_core.models.surgery import Replacement, merge_modules, mpo_layers, replace_modules
+    from mpo_core.models.targets import Target, find_targets
+    from mpo_core.operators.gauge import canonical_cores
+    from mpo_core.operators.mpo import MPO
+    from mpo_core.operators.spectra import entanglement_entropy, error_bound, truncation_errors
     from mpo_core.shapes import MPOShape, factorize, padded_size
-    from mpo_core.spectra import entanglement_entropy, error_bound, truncation_errors
-    from mpo_core.surgery import Replacement, merge_modules, mpo_layers, replace_modules
-    from mpo_core.targets import Target, find_targets
 
 __all__ = [
     "MPO",
@@ -102,49 +102,49 @@ __all__ = [
 
 # No submodule may have the name of something public: importing it would put the module in the name's place.
 _HOMES = {
-    "DecomposeOptions": "choices",
-    "MPO": "mpo",
-    "MPOConfig": "adoption_config",
-    "MPOEmbedding": "embedding",
-    "MPOLinear": "linear",
-    "MPOModel": "adapted_model",
+    "DecomposeOptions": "decomposing.choices",
+    "MPO": "operators.mpo",
+    "MPOConfig": "adapters.adoption_config",
+    "MPOEmbedding": "embeddings.embedding",
+    "MPOLinear": "forward.linear",
+    "MPOModel": "adapters.adapted_model",
     "MPOShape": "shapes",
-    "Machine": "machine",
-    "ParameterCount": "roles",
-    "Plan": "cost",
-    "Replacement": "surgery",
-    "Target": "targets",
-    "allocate_bonds": "allocation",
-    "apply_mpo": "applying",
-    "bonds_for_params": "budget",
-    "bonds_for_tolerance": "budget",
-    "canonical_cores": "gauge",
-    "collect_covariances": "activation",
-    "count_parameters": "roles",
-    "decompose": "decomposition",
-    "decompose_batch": "decomposition",
-    "decompose_for_outputs": "activation",
-    "decompose_with_spectra": "decomposition",
-    "entanglement_entropy": "spectra",
-    "error_bound": "spectra",
+    "Machine": "forward.machine",
+    "ParameterCount": "models.roles",
+    "Plan": "forward.cost",
+    "Replacement": "models.surgery",
+    "Target": "models.targets",
+    "allocate_bonds": "budgets.allocation",
+    "apply_mpo": "forward.applying",
+    "bonds_for_params": "budgets.budget",
+    "bonds_for_tolerance": "budgets.budget",
+    "canonical_cores": "operators.gauge",
+    "collect_covariances": "budgets.activation",
+    "count_parameters": "models.roles",
+    "decompose": "decomposing.decomposition",
+    "decompose_batch": "decomposing.decomposition",
+    "decompose_for_outputs": "budgets.activation",
+    "decompose_with_spectra": "decomposing.decomposition",
+    "entanglement_entropy": "operators.spectra",
+    "error_bound": "operators.spectra",
     "factorize": "shapes",
-    "find_targets": "targets",
-    "freeze_cores": "roles",
-    "freeze_dense": "roles",
-    "get_mpo_model": "adoption",
-    "load_mpo": "io",
-    "merge_modules": "surgery",
-    "mpo_layers": "surgery",
+    "find_targets": "models.targets",
+    "freeze_cores": "models.roles",
+    "freeze_dense": "models.roles",
+    "get_mpo_model": "adapters.adoption",
+    "load_mpo": "models.io",
+    "merge_modules": "models.surgery",
+    "mpo_layers": "models.surgery",
     "padded_size": "shapes",
-    "plan_bonds": "allocation",
-    "plan_linear": "cost",
-    "read_manifest": "io",
-    "replace_modules": "surgery",
-    "save_mpo": "io",
-    "schmidt_values": "decomposition",
-    "swap_parameters": "optim",
-    "truncation_errors": "spectra",
-    "uniform_bond": "budget",
-    "use_machine": "machine",
+    "plan_bonds": "budgets.allocation",
+    "plan_linear": "forward.cost",
+    "read_manifest": "models.io",
+    "replace_modules": "models.surgery",
+    "save_mpo": "models.io",
+    "schmidt_values": "decomposing.decomposition",
+    "swap_parameters": "models.optim",
+    "truncation_errors": "operators.spectra",
+    "uniform_bond": "budgets.budget",
+    "use_machine": "forward.machine",
 }
 __getattr__, __dir__ = lazy_namespace(__name__, _HOMES)

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnkn
 from torch import Tensor, nn
 
 from mpo_core.errors import NonFiniteError, ShapeError
-from mpo_core.layer import is_conv1d
+from mpo_core.forward.layer import is_conv1d
 from mpo_core.linear_algebra import vector_norm
 
 WEIGHTS: dict[str, Callable[[], Tensor]] = {

@@ -22,10 +22,10 @@ from mpo_core import (
     save_mpo,
     schmidt_values,
 )
+from mpo_core.models.surgery import Replacement
+from mpo_core.models.targets import Target
 from mpo_core.repro.atomic import new_folder
 from mpo_core.repro.models import build_model, load_tokenizer, quiet_transformers
-from mpo_core.surgery import Replacement
-from mpo_core.targets import Target
 from mpop.config import Compression
 from mpop.method import bond_for_parameters, bonds_for_tolerance, cap_for, paper_shape
 

@@ -1,0 +1,1 @@
+"""Adoption as in PEFT: `MPOConfig`, `get_mpo_model`, and files that hold only what is trained."""

@@ -1,0 +1,1 @@
+"""The embedding layer: single rows by the digits of token ids."""

@@ -1,0 +1,1 @@
+"""Whole models: which modules become layers, ties, frozen cores, optimizer state, files."""

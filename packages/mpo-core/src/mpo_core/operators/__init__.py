@@ -1,0 +1,1 @@
+"""The operator itself: sums, products, rounding, canonical forms, spectra, conversion, pictures."""
