@@ -173,6 +173,8 @@ def test_decompose(data, matrix, gauge, method, fast, refine):
     assert all(torch.isfinite(core).all() for core in mpo.cores)
     assert all(bond <= cap for bond, cap in zip(mpo.bonds, shape.clip_bonds(bonds), strict=True))
     allowed = 0.0 if full else _bound(_relative_spectra(matrix, shape), shape.clip_bonds(bonds))
+    if method == "randomized":  # near the best bases, not at them; a projection in any case
+        allowed = min(1.25 * allowed, 1.0)
     exact = MPO([core.double() for core in mpo.cores], shape).to_matrix()
     assert _distance(exact, matrix) <= allowed * (1 + 1e-9) + _rounding(matrix.dtype, shape.n, precision)
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,9 +20,6 @@ from torch import Tensor, nn
 
 from mpo_core.errors import ManifestError, UsageError
 from mpo_core.models.manifest import TensorEntry
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -147,7 +144,7 @@ def file_sha256(path: Path) -> str:
 def tensor_sha256(value: Tensor) -> str:
     """The sha256 of the entries of a tensor in memory order, whatever its strides and device."""
     flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(cast("Buffer", flat.numpy())).hexdigest()
+    return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
 def _identity(value: Tensor) -> tuple[Any, ...]:
