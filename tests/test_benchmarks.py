@@ -1,4 +1,4 @@
-"""Every benchmark runs at smoke scale, says what it compared and writes a record. No figure is judged here."""
+"""Every benchmark runs at smoke scale, says what it compared, and has a committed record. No figure is judged here."""
 
 from __future__ import annotations
 
@@ -34,3 +34,11 @@ def test_runs_at_smoke_scale(script: Path, tmp_path: Path):
     records = list(tmp_path.glob("*.json"))
     assert len(records) == 1
     assert json.loads(records[0].read_text(encoding="utf-8")).keys() >= RECORD_KEYS
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_has_a_committed_record(script: Path):
+    records = sorted((FOLDER / "results").glob(f"{script.stem}-*.json"))
+    assert records, f"no record of {script.name} under benchmarks/results"
+    for record in records:
+        assert json.loads(record.read_text(encoding="utf-8")).keys() >= RECORD_KEYS
