@@ -213,7 +213,7 @@ def grid_goals(cells: list[Cell]) -> list[Goal]:
 
 
 def measure_cached(size: Size, bond: int) -> list[Goal]:
-    """M8: eval mode with the kept weight, beside `nn.Linear` with that very tensor: where it lies matters for few tokens."""
+    """M8: eval mode with the kept weight, beside `nn.Linear` with that very tensor: where it lies in memory matters."""
     layer = make_layer(size, bond, cache=True).eval()
     dense = nn.Linear(size.cols, size.rows).requires_grad_(False).eval()
     with torch.no_grad():

@@ -96,6 +96,7 @@ def embedding_cost(
         cache: whether the table is kept in eval mode.
 
     Example:
+        >>> import numpy as np
         >>> shape = MPOShape.choose(30522, 384)
         >>> cost = embedding_cost(np.arange(100), shape, shape.clip_bonds(64), Machine())
         >>> cost.chosen, cost.ways["lookup"].flops < cost.ways["rebuild"].flops / 50
