@@ -57,7 +57,7 @@ class Size:
         return MPOShape.choose(self.rows, self.cols)
 
 
-FULL = Size(3072, 768, (1, 8, 32, 128, 512, 4096), (8, 32, 96, 128), 7)
+FULL = Size(3072, 768, (1, 8, 32, 128, 512, 4096), (8, 32, 96, 128), 9)
 SMOKE = Size(96, 48, (1, 32), (4, 16), 1)
 
 
