@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -61,6 +61,9 @@ FULL = Size(3072, 768, (1, 8, 32, 128, 512, 4096), (8, 32, 96, 128), 9)
 SMOKE = Size(96, 48, (1, 32), (4, 16), 1)
 
 
+Times = dict[str, Timing]
+
+
 @dataclass(frozen=True)
 class Cell:
     """One cell of the grid.
@@ -77,7 +80,7 @@ class Cell:
     bond: int
     training: bool
     chosen: str
-    seconds: dict[str, Timing]
+    seconds: Times
 
     def ratio(self, name: str, other: str = "nn.Linear") -> float:
         """Time of a candidate over that of another."""
@@ -176,18 +179,14 @@ def measure_grid(size: Size) -> Iterator[Cell]:
         yield Cell(tokens, bond, training, plans["auto"].kind, interleave(candidates, size.rounds))
 
 
+def least(several: Sequence[Times]) -> Times:
+    """Each candidate's least time."""
+    return {name: min((times[name] for times in several), key=lambda timing: timing.cpu_s) for name in several[0]}
+
+
 def best_of(passes: Sequence[Sequence[Cell]]) -> list[Cell]:
-    """Each candidate's least time over all passes through the grid."""
-    return [
-        replace(same[0], seconds={name: min((cell.seconds[name] for cell in same), key=cpu_seconds) for name in names})
-        for same in zip(*passes, strict=True)
-        for names in [same[0].seconds]
-    ]
-
-
-def cpu_seconds(timing: Timing) -> float:
-    """What times are compared by."""
-    return timing.cpu_s
+    """Each cell with the least times of all passes through the grid."""
+    return [replace(same[0], seconds=least([cell.seconds for cell in same])) for same in zip(*passes, strict=True)]
 
 
 def grid_goals(cells: list[Cell]) -> list[Goal]:
@@ -226,19 +225,26 @@ def grid_goals(cells: list[Cell]) -> list[Goal]:
     return goals
 
 
-def measure_cached(size: Size, bond: int) -> list[Goal]:
+def measure_cached(size: Size, bond: int) -> dict[int, Times]:
     """M8: eval mode with the kept weight, beside `nn.Linear` with that very tensor: where it lies in memory matters."""
     layer = make_layer(size, bond, cache=True).eval()
     dense = nn.Linear(size.cols, size.rows).requires_grad_(False).eval()
     with torch.no_grad():
         dense.weight.data = layer.weight
-    goals: list[Goal] = []
+    found: dict[int, Times] = {}
     for tokens in size.tokens:
         x = torch.randn(tokens, size.cols)
-        timing = interleave({"nn.Linear": runner(dense, x, False), "cached": runner(layer, x, False)}, 3 * size.rounds)
-        ratio = timing["cached"].cpu_s / timing["nn.Linear"].cpu_s
-        goals.append(Goal(f"M8 cached, {tokens} tokens / nn.Linear", ratio, 1.02))
-    return goals
+        pair = {"nn.Linear": runner(dense, x, False), "cached": runner(layer, x, False)}
+        found[tokens] = interleave(pair, 3 * size.rounds)
+    return found
+
+
+def cached_goals(found: Mapping[int, Times]) -> list[Goal]:
+    """How far from `nn.Linear` it is."""
+    return [
+        Goal(f"M8 cached, {tokens} tokens / nn.Linear", times["cached"].cpu_s / times["nn.Linear"].cpu_s, 1.02)
+        for tokens, times in found.items()
+    ]
 
 
 def authors_rebuild(cores: list[Tensor], shape: MPOShape) -> Tensor:
@@ -251,13 +257,14 @@ def authors_rebuild(cores: list[Tensor], shape: MPOShape) -> Tensor:
     return tensor.reshape(shape.padded_rows, shape.padded_cols)
 
 
-def measure_rebuild(size: Size, bond: int, tokens: int) -> list[Goal]:
-    """M10: rebuilding the weight, in float32 and bfloat16."""
+def measure_rebuild(size: Size, bond: int, tokens: int) -> Times:
+    """M10: rebuilding the weight, in float32, and training in bfloat16."""
     shape, cores = size.shape, make_cores(size.shape, bond)
-    square = torch.randn(2048, 2048) if size is FULL else torch.randn(256, 256)
+    side = 2048 if size is FULL else 256
+    square = torch.randn(side, side)
     half = square.bfloat16()
     with torch.no_grad():
-        timing = interleave(
+        times = interleave(
             {
                 "gemm": lambda: square @ square,
                 "gemm-bf16": lambda: half @ half,
@@ -266,25 +273,31 @@ def measure_rebuild(size: Size, bond: int, tokens: int) -> list[Goal]:
             },
             size.rounds,
         )
-    flops = 2 * contraction_tree(core_sizes(shape), (1, *shape.clip_bonds(bond), 1))[0]
-    rate = flops / timing["ours"].cpu_s
-    gemm = 2 * len(square) ** 3 / timing["gemm"].cpu_s
-    print(f"rebuild {timing['ours'].cpu_s * 1e3:.2f} ms = {rate / 1e9:.1f} GF/s, GEMM {gemm / 1e9:.1f} GF/s")
+    layer, dense = make_layer(size, bond).bfloat16(), nn.Linear(size.cols, size.rows)
+    x = torch.randn(tokens, size.cols)
+    pair = {"training nn.Linear": runner(dense, x, True), "training bf16": runner(layer, x.bfloat16(), True)}
+    return times | interleave(pair, size.rounds)
+
+
+def rebuild_goals(size: Size, bond: int, tokens: int, times: Times) -> list[Goal]:
+    """The rate against that of a large product, and what bfloat16 gains."""
+    flops = 2 * contraction_tree(core_sizes(size.shape), (1, *size.shape.clip_bonds(bond), 1))[0]
+    side = 2048 if size is FULL else 256
+    rate, gemm = flops / times["ours"].cpu_s, 2 * side**3 / times["gemm"].cpu_s
+    print(f"rebuild {times['ours'].cpu_s * 1e3:.2f} ms = {rate / 1e9:.1f} GF/s, GEMM {gemm / 1e9:.1f} GF/s")
     goals = [
         Goal(f"M10 rebuild, bond {bond}, rate / rate of GEMM", rate / gemm, 0.55, True),
-        Goal(f"M10 rebuild, bond {bond}: ours / authors' order", timing["ours"].cpu_s / timing["authors"].cpu_s, 0.5),
+        Goal(f"M10 rebuild, bond {bond}: ours / authors' order", times["ours"].cpu_s / times["authors"].cpu_s, 0.5),
     ]
-    if timing["gemm"].cpu_s / timing["gemm-bf16"].cpu_s < 1.8:
+    if times["gemm"].cpu_s / times["gemm-bf16"].cpu_s < 1.8:
         print("bfloat16 is not fast on this machine: its goals are left out")
         return goals
-    layer, dense = make_layer(size, bond).bfloat16(), nn.Linear(size.cols, size.rows)
-    exact = make_layer(size, bond)
     x = torch.randn(tokens, size.cols)
-    timing = interleave({"dense": runner(dense, x, True), "ours": runner(layer, x.bfloat16(), True)}, size.rounds)
     with torch.no_grad():
-        wanted = exact(x)
-        error = float(torch.linalg.vector_norm(layer(x.bfloat16()).float() - wanted) / torch.linalg.vector_norm(wanted))
-    ratio = timing["ours"].cpu_s / timing["dense"].cpu_s
+        wanted = make_layer(size, bond)(x)
+        found = make_layer(size, bond).bfloat16()(x.bfloat16()).float()
+        error = float(torch.linalg.vector_norm(found - wanted) / torch.linalg.vector_norm(wanted))
+    ratio = times["training bf16"].cpu_s / times["training nn.Linear"].cpu_s
     return [
         *goals,
         Goal(f"M10 training in bfloat16, bond {bond}, {tokens} tokens / nn.Linear in float32", ratio, 0.6),
@@ -369,7 +382,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a tiny layer, once, in seconds; goals are not judged")
     parser.add_argument(
-        "--passes", type=int, default=3, help="through the whole grid: neighbours on a host come and go"
+        "--passes", type=int, default=2, help="through the whole grid: neighbours on a host come and go"
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the record")
     options = parser.parse_args()
@@ -378,16 +391,21 @@ def main() -> None:
     torch.manual_seed(0)
     for peer in PEERS:
         print(f"{peer}: {installed(peer) or 'not installed, skipped'}")
+    bond, most = size.bonds[-2], size.tokens[-1]
     passes: list[list[Cell]] = []
+    cached: list[dict[int, Times]] = []
+    rebuilt: list[Times] = []
     for number in range(1, 1 + (1 if options.smoke else options.passes)):
         passes.append([])
         for cell in measure_grid(size):
             passes[-1].append(cell)
             print(f"{number}: {cell.line()}", flush=True)
+        cached.append(measure_cached(size, bond))
+        rebuilt.append(measure_rebuild(size, bond, most))
     cells = best_of(passes)
     print("\n".join(cell.line() for cell in cells))
-    bond = size.bonds[-2]
-    goals = [*grid_goals(cells), *measure_cached(size, bond), *measure_rebuild(size, bond, size.tokens[-1])]
+    kept = {tokens: least([times[tokens] for times in cached]) for tokens in size.tokens}
+    goals = [*grid_goals(cells), *cached_goals(kept), *rebuild_goals(size, bond, most, least(rebuilt))]
     many: tuple[int | None, ...] = (size.bonds[0], bond, None)
     memory, peaks = measure_memory(size, many, size.tokens[-2:])
     goals += [*memory, measure_flops(size)]

@@ -249,3 +249,40 @@ def test_these_modules_leave_torch_and_scipy_alone() -> None:
     code = f"{imports}; import sys; print([m for m in ('torch', 'scipy', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def extending(folder: Path, name: str, base: str, more: str = "config: {training: {epochs: 5}}") -> None:
+    text = f"name: {name}\ntitle: another\nextends: {base}\n{more}\n"
+    (folder / "experiments" / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def test_an_experiment_takes_over_what_it_extends(paper: FolderPaper) -> None:
+    extending(paper.folder, "longer", "tiny")
+    config, _ = resolve(paper, load_experiment(paper, "longer"), "smoke")
+    base, _ = resolve(paper, load_experiment(paper, "tiny"), "smoke")
+    assert isinstance(config, Config)
+    assert config.training.epochs == 5
+    assert config.training.max_steps == 2
+    assert config.arms == base.arms
+    assert load_experiment(paper, "longer").reproduces == ()
+    assert {"tiny", "longer"} <= set(list_experiments(paper))
+
+
+def test_extending_is_one_step_to_another_experiment(paper: FolderPaper) -> None:
+    for name, base, says in (
+        ("lost", "nowhere", "names no other experiment 'nowhere'"),
+        ("itself", "itself", "names no other experiment 'itself'"),
+    ):
+        extending(paper.folder, name, base)
+        with pytest.raises(InputFileError, match=says):
+            load_experiment(paper, name)
+        (paper.folder / "experiments" / f"{name}.yaml").unlink()
+    extending(paper.folder, "one", "two")
+    extending(paper.folder, "two", "one")
+    with pytest.raises(InputFileError, match="one step is enough"):
+        load_experiment(paper, "one")
+
+
+def test_an_experiment_without_a_configuration_is_refused(paper: FolderPaper, tmp_path: Path) -> None:
+    with pytest.raises(InputFileError, match="needs 'config' and 'scales'"):
+        load_experiment(paper, users_file(tmp_path, "name: bare\ntitle: t\n"))

@@ -75,7 +75,7 @@ def test_fine_tuning_lowers_the_loss_and_trains_what_the_arm_says(tmp_path):
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "glue").is_dir(), reason=f"no GLUE files in {DATA.name} (set MPO_DATA)")
-@pytest.mark.parametrize("name", ["mrpc", "last-layers"])
+@pytest.mark.parametrize("name", ["mrpc", "last-layers", "squeezing-mrpc"])
 def test_the_glue_experiments_run_on_real_data(name, tmp_path, monkeypatch):
     monkeypatch.setenv("MPO_DATA", str(DATA))
     choices = ["training.max_steps=2", "training.batch_size=4", "task.eval_size=16"]

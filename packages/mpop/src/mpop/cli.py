@@ -1,4 +1,4 @@
-"""The command line of MPOP: the shared verbs, and compress, inspect and merge on the user's own model."""
+"""The command line of MPOP: the shared verbs, and compress, squeeze, inspect and merge on the user's own model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mpo_core.repro.cli import paper_app, run_app
+from mpo_core.repro.cli import DataOption, paper_app, run_app, use_data_dir
 from mpop.paper import PAPER
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face folder, a hub name, or minilm.")]
@@ -39,6 +39,72 @@ def compress(
 
     choices = commands.compression(cores, include, exclude, bond=bond, budget=budget, tolerance=tolerance)
     commands.compress(model, out, choices, dtype)
+
+
+@app.command()
+def squeeze(
+    model: ModelArgument,
+    task: Annotated[str, typer.Option(help="The task to tune on and to judge by, as `mrpc` or `doctext`.")],
+    out: OutOption,
+    target_size: Annotated[
+        float | None, typer.Option(help="Where cutting ends, as a share of the model's parameters, below 1.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Stop where the metric has fallen by more than this share.")
+    ] = None,
+    patience: Annotated[int, typer.Option(help="So many stages in a row may be below the threshold.")] = 0,
+    stages: Annotated[int, typer.Option(help="How often the training is interrupted to cut bonds.")] = 10,
+    cuts: Annotated[int | None, typer.Option(help="Bonds cut by one at each stage; an even way if left out.")] = None,
+    bonds: Annotated[str, typer.Option(help="all, or central: the two of the central tensor, as the paper.")] = "all",
+    order: Annotated[str, typer.Option(help="error, relative-error or error-per-parameter.")] = "relative-error",
+    spectra: Annotated[str, typer.Option(help="current, or initial: those before training, as the paper.")] = "current",
+    trains: Annotated[str, typer.Option(help="auxiliary, auxiliary-only, central or all.")] = "auxiliary",
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-4,
+    epochs: Annotated[int, typer.Option(help="Passes over the training examples.")] = 3,
+    max_steps: Annotated[int | None, typer.Option(help="Optimizer steps at most.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Examples per step.")] = 16,
+    max_length: Annotated[int, typer.Option(help="Tokens per example at most.")] = 128,
+    train_size: Annotated[int | None, typer.Option(help="Take so many training examples.")] = None,
+    eval_size: Annotated[int | None, typer.Option(help="Judge on so many examples at the end.")] = None,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of order, new weights and dropout.")] = 0,
+    cores: CoresOption = 5,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    data_dir: DataOption = None,
+) -> None:
+    """Cut a model's bonds while it is tuned on a task (dimension squeezing); called again, it goes on."""
+    from mpop import commands
+
+    use_data_dir(data_dir)
+    job = commands.squeeze_job(
+        model,
+        task,
+        cores=cores,
+        include=include,
+        exclude=exclude,
+        trains=trains,
+        learning_rate=learning_rate,
+        seed=seed,
+        squeeze={
+            "target_size": target_size,
+            "threshold": threshold,
+            "patience": patience,
+            "stages": stages,
+            "cuts": cuts,
+            "bonds": bonds,
+            "order": order,
+            "spectra": spectra,
+        },
+        training={
+            "epochs": epochs,
+            "max_steps": max_steps,
+            "batch_size": batch_size,
+            "checkpoint_every": checkpoint_every,
+        },
+        data={"max_length": max_length, "train_size": train_size, "eval_size": eval_size},
+    )
+    commands.squeeze(job, out)
 
 
 @app.command()

@@ -1,8 +1,8 @@
-"""What compress, inspect and merge do: load, call the package, print."""
+"""What compress, squeeze, inspect and merge do: load, call the package, print."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from mpop.model import (
     refuse_existing,
     save_compressed,
 )
+from mpop.squeeze_progress import SqueezeProgress
+from mpop.squeeze_run import SqueezeJob, squeeze_model
 
 console = new_console()
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -44,11 +46,7 @@ def compression(
             **{name: value for name, value in limits.items() if value is not None},  # pyright: ignore[reportArgumentType]
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        found = f", found {first['input']}" if where else ""
-        raise UsageError(f"--{where or 'budget, --bond, --tolerance'}: {message}{found}.") from error
+        raise UsageError(_option_sentence(error, "budget, --bond, --tolerance")) from error
 
 
 def compress(name: str, out: Path, choices: Compression, dtype: str | None) -> None:
@@ -60,6 +58,60 @@ def compress(name: str, out: Path, choices: Compression, dtype: str | None) -> N
     report = compress_model(model, choices)
     save_compressed(model, out, compression=choices, tokenizer=load_tokenizer(name))
     _print_report(report)
+    console.out(f"written to {out}; load it with mpop.load_compressed({str(out)!r})")
+
+
+def squeeze_job(
+    model: str,
+    task: str,
+    *,
+    cores: int,
+    include: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    trains: str,
+    learning_rate: float,
+    seed: int,
+    squeeze: Mapping[str, Any],
+    training: Mapping[str, Any],
+    data: Mapping[str, Any],
+) -> SqueezeJob:
+    """The job that the options ask for.
+
+    Raises:
+        UsageError: a value out of range; one sentence that names the option and the range.
+    """
+    start = compression(cores, include, exclude)
+    given = {
+        "model": model,
+        "task": {"name": task, **_given(data)},
+        "training": _given(training),
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "arm": {"compression": start, "squeeze": _given(squeeze), "trains": trains},
+    }
+    try:
+        return SqueezeJob.model_validate(given)
+    except ValidationError as error:
+        raise UsageError(_option_sentence(error)) from error
+
+
+def squeeze(job: SqueezeJob, out: Path) -> None:
+    """Squeeze a model into a new folder; a bar tells step, size, widest bond and metric."""
+    with SqueezeProgress() as progress:
+        result = squeeze_model(job, out, progress)
+    table = Table("step", "size", "cuts", "metric before the cuts")
+    for point in result.history:
+        metric = "" if point["metric"] is None else f"{point['metric']:.4f}"
+        table.add_row(str(point["step"]), f"{point['size']:.4f}", str(point["cuts"]), metric)
+    console.print(table)
+    if result.resumed_from:
+        console.out(f"went on from step {result.resumed_from}")
+    if result.stopped:
+        console.out("stopped: the metric had fallen too far; this is the last model before it did, trained on.")
+    for name, measured in result.metrics.items():
+        console.out(f"{name} on {measured.n} examples of {measured.split}: {measured.value:.4f}")
+    share = result.after / result.before
+    console.out(f"parameters: {result.before:,} -> {result.after:,} ({100 * share:.1f} % of the original)")
     console.out(f"written to {out}; load it with mpop.load_compressed({str(out)!r})")
 
 
@@ -127,6 +179,22 @@ def spectra_of(name: str, choices: Compression) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given; the others keep their defaults."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _option_sentence(error: ValidationError, group: str = "") -> str:
+    """The first thing wrong with some options, in one sentence that names the option."""
+    first = error.errors()[0]
+    names = [str(part) for part in first["loc"] if isinstance(part, str)]
+    message = first["msg"].removeprefix("Value error, ")
+    plain = not isinstance(first["input"], Mapping)
+    where = names[-1].replace("_", "-") if names and plain else group or (names[-1].replace("_", "-") if names else "")
+    found = f", found {first['input']}" if names and plain else ""
+    return f"--{where}: {message}{found}."
 
 
 def _print_report(report: CompressionReport) -> None:

@@ -17,7 +17,7 @@ DEFAULT_EXCLUDE = (
 A head that is tied to a decomposed embedding follows it.
 """
 
-Trains = Literal["all", "auxiliary", "central", "last-layers", "nothing"]
+Trains = Literal["all", "auxiliary", "auxiliary-only", "central", "last-layers", "biases", "lora", "nothing"]
 
 
 class Compression(StrictModel):
@@ -33,7 +33,8 @@ class Compression(StrictModel):
         tolerance: relative Frobenius error allowed per matrix, in (0, 1).
         include: name patterns of the matrices to decompose.
         exclude: name patterns of matrices to leave alone.
-        shapes: ``paper`` takes the factors of the paper's appendix for the sizes that it lists, ``balanced`` never.
+        shapes: ``paper`` takes the factors of the paper's appendix for the sizes that it lists, ``balanced`` never;
+            ``low-rank`` makes two factors of a truncated singular value decomposition of every matrix, whatever ``n``.
     """
 
     n: int = Field(default=5, ge=1, le=16)
@@ -43,7 +44,7 @@ class Compression(StrictModel):
     tolerance: float | None = Field(default=None, gt=0, lt=1)
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = DEFAULT_EXCLUDE
-    shapes: Literal["paper", "balanced"] = "paper"
+    shapes: Literal["paper", "balanced", "low-rank"] = "paper"
 
     @model_validator(mode="after")
     def _one_limit(self) -> Compression:
@@ -55,23 +56,115 @@ class Compression(StrictModel):
         return self
 
 
+Structure = Literal["embedding", "attention", "linear"]
+
+
+class Squeeze(StrictModel):
+    """How bonds are cut while the model trains (Algorithm 2); sizes are shares of the dense model's parameters.
+
+    Attributes:
+        variant: the paper's algorithm; for the released code's see `ReleasedSqueeze`.
+        target_size: where cutting ends; needed unless ``cuts`` says how many there are.
+        stages: how often the training is interrupted to cut.
+        cuts: bonds cut by one at each stage (paper: 1); as many as an even way to ``target_size`` needs if left out.
+        begin: share of the training before the first cut: lightweight fine-tuning to begin with.
+        end: share of it after which nothing is cut any more.
+        bonds: ``all``, or the two of the central tensor (the paper's).
+        order: what is kept small: the ``error`` of all matrices together (the paper's), the ``relative-error`` of each,
+            or that for each parameter saved (``error-per-parameter``).
+        spectra: Schmidt values of the ``current`` cores, or the ``initial`` ones (the paper's).
+        threshold: relative drop of the metric, against that before the first cut, that ends squeezing.
+        patience: so many stages in a row may be below it.
+    """
+
+    variant: Literal["paper"] = "paper"
+    target_size: float | None = Field(default=None, gt=0, lt=1)
+    stages: int = Field(default=10, ge=1)
+    cuts: int | None = Field(default=None, ge=1)
+    begin: float = Field(default=0.1, ge=0, lt=1)
+    end: float = Field(default=0.6, gt=0, le=1)
+    bonds: Literal["all", "central"] = "all"
+    order: Literal["error", "relative-error", "error-per-parameter"] = "relative-error"
+    spectra: Literal["current", "initial"] = "current"
+    threshold: float | None = Field(default=None, ge=0)
+    patience: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _there_is_an_end(self) -> Squeeze:
+        if self.target_size is None and self.cuts is None:
+            raise ValueError("squeeze needs target_size, or cuts per stage")
+        if self.begin >= self.end:
+            raise ValueError(f"squeezing begins at {self.begin:g} of the training, so it cannot end at {self.end:g}")
+        return self
+
+
+class ReleasedSqueeze(StrictModel):
+    """How the authors' released callback cuts (docs/errata.md, MPOP 4): by the training loss and a list of structures.
+
+    A structure is ``embedding``, ``attention`` (query, key, value, output) or ``linear`` (the rest); one cap is on all
+    bonds of a structure, and a cut lowers it by one.
+
+    Attributes:
+        variant: marks it.
+        best_loss: the training loss at full bonds on this task, set by hand there.
+        slack: the loss may be so much above it (there ``THRESH``: .03, for RTE .005).
+        window: steps of the moving average of the loss.
+        steps_under: so many steps below ``best_loss + slack`` before the next cut; for attention see the next.
+        steps_under_attention: the same before a cut of attention.
+        give_up: after so many steps above it no more is cut.
+        start: first caps; a structure that is not named starts at its widest bond.
+        stop: caps that are not gone below (there 150 for ``linear``).
+        order: structures in the order of their cuts; the file that held it was never released, so by default the one
+            whose cut has the least estimated error.
+    """
+
+    variant: Literal["released"]
+    best_loss: float
+    slack: float = Field(default=0.03, ge=0)
+    window: int = Field(default=10, ge=1)
+    steps_under: int = Field(default=10, ge=1)
+    steps_under_attention: int = Field(default=30, ge=1)
+    give_up: int = Field(default=2000, ge=1)
+    start: dict[Structure, int] = Field(default_factory=dict)
+    stop: dict[Structure, int] = Field(default_factory=dict)
+    order: tuple[Structure, ...] | None = None
+
+
 class Arm(ArmConfig):
     """One method: what is decomposed and what is trained.
 
     Attributes:
         compression: ``None`` leaves the model dense.
-        trains: ``auxiliary`` is the paper's lightweight fine-tuning (LFA): all but the central tensors;
-            ``central`` all but the auxiliary tensors; ``last-layers`` the last ``layers`` encoder layers and the head.
+        squeeze: cut bonds while training; begins at the bonds of ``compression``.
+        trains: ``auxiliary`` is the paper's lightweight fine-tuning (LFA): all but the central tensors, so that biases,
+            norms and head train, too, as its #Pr counts them; ``auxiliary-only`` auxiliary tensors and head;
+            ``central`` all but the auxiliary tensors; ``last-layers`` the last ``layers`` encoder layers and the head;
+            ``biases`` (BitFit) biases and head; ``lora`` updates of rank ``lora_rank`` and the head.
         layers: for ``last-layers``.
+        lora_rank: for ``lora``.
+        keep_blocks: leave only these blocks of the backbone (as DistilBERT's student starts), before all else.
         architecture: for ``study: count``, the model as the keyword arguments of its transformers configuration.
         matrices: for ``study: truncate``, the matrices of the model or random ones.
     """
 
     compression: Compression | None = None
+    squeeze: Squeeze | ReleasedSqueeze | None = None
     trains: Trains = "all"
     layers: int = Field(default=1, ge=1)
+    lora_rank: int = Field(default=8, ge=1)
+    keep_blocks: tuple[int, ...] | None = None
     architecture: dict[str, Any] | None = None
     matrices: Literal["model", "random"] = "model"
+
+    @model_validator(mode="after")
+    def _there_is_something_to_squeeze(self) -> Arm:
+        if self.squeeze is not None and self.compression is None:
+            raise ValueError("squeeze cuts the bonds of matrix product operators, so the arm needs compression")
+        if self.squeeze is not None and self.trains == "nothing":
+            raise ValueError("squeeze goes with training, but the arm trains nothing")
+        if self.trains == "lora" and self.compression is not None:
+            raise ValueError("lora adds to dense layers, so the arm cannot have compression as well")
+        return self
 
 
 class Config(StudyConfig[Arm]):

@@ -41,6 +41,18 @@ def paper_shape(rows: int, cols: int, n: int) -> MPOShape:
     return MPOShape.choose(rows, cols, n=n)
 
 
+def low_rank_shape(rows: int, cols: int, n: int) -> MPOShape:
+    """The factors under which two cores are those of a singular value decomposition: the one bond is the rank.
+
+    Args:
+        rows: as in `paper_shape`.
+        cols: likewise.
+        n: not used; there are two cores.
+    """
+    del n
+    return MPOShape(rows, cols, (rows, 1), (1, cols))
+
+
 def cap_for(name: str, bonds: Mapping[str, int], bond: int | None) -> int | None:
     """The cap on the bonds of the matrix ``name``: the first pattern that fits, else ``bond``, else none."""
     return next((cap for pattern, cap in bonds.items() if fnmatchcase(name, pattern)), bond)

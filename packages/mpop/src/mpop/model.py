@@ -27,7 +27,7 @@ from mpo_core.models.targets import Target
 from mpo_core.repro.atomic import new_folder
 from mpo_core.repro.models import build_model, load_tokenizer, quiet_transformers
 from mpop.config import Compression
-from mpop.method import bond_for_parameters, bonds_for_tolerance, cap_for, paper_shape
+from mpop.method import bond_for_parameters, bonds_for_tolerance, cap_for, low_rank_shape, paper_shape
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,15 @@ class CompressionReport:
         return self.parameters_after / self.parameters_before
 
 
-def compress_model(model: PreTrainedModel, compression: Compression) -> CompressionReport:
+def compress_model(model: PreTrainedModel, compression: Compression, *, cache: bool = False) -> CompressionReport:
     """Replace the matrices of a model, in place, by matrix product operators.
 
     Args:
         model: any transformers model; its linear layers, `Conv1D` and embeddings are the candidates. On the meta
             device nothing is decomposed and the cores have no values.
         compression: which matrices, how many cores, how far the bonds are cut.
+        cache: whether the layers keep the rebuilt weights while they are evaluated: fast, at the memory of the dense
+            model.
 
     Returns:
         What was decomposed and what it cost.
@@ -69,12 +71,12 @@ def compress_model(model: PreTrainedModel, compression: Compression) -> Compress
     targets = find_targets(model, compression.include, compression.exclude)
     if not targets:
         raise UsageError("no matrix of the model is left to decompose; change include and exclude.")
-    choose = paper_shape if compression.shapes == "paper" else MPOShape.choose
+    choose = {"paper": paper_shape, "balanced": MPOShape.choose, "low-rank": low_rank_shape}[compression.shapes]
     shapes = {target.name: choose(target.rows, target.cols, compression.n) for target in targets}
     before = count_parameters(model).total
     bonds = _plan_bonds(targets, shapes, compression, before)
     # The papers cut all bonds of the canonical form at once.
-    replacements = replace_modules(model, targets, bonds=bonds, shapes=shapes, method="slice")
+    replacements = replace_modules(model, targets, bonds=bonds, shapes=shapes, method="slice", cache=cache)
     notes = _clipping_notes(compression, shapes)
     return CompressionReport(before, count_parameters(model).total, tuple(replacements), tuple(notes))
 

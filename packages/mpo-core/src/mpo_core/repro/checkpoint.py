@@ -3,6 +3,7 @@
 A checkpoint is the folder ``step-00000100`` with
 
 - ``model.safetensors``, ``optimizer.safetensors``, ``rng.safetensors``: the tensors, bit for bit;
+- ``extra.safetensors``: further tensors of the training loop, where it has any;
 - ``state.json``: the optimizer's structure and scalars, and whatever the training loop adds;
 - ``manifest.json``: the sha256 of each of them.
 
@@ -40,12 +41,14 @@ class TrainingState:
         optimizer: ``Optimizer.state_dict()``.
         rng: states of the random number generators, each a tensor.
         progress: JSON values of the loop's own (settings, counters, hash of the frozen weights).
+        extra: tensors of the loop's own, besides what it trains.
     """
 
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
     rng: Mapping[str, Tensor]
     progress: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, step: int, state: TrainingState, *, keep: int = 2) -> Path:
@@ -79,6 +82,8 @@ def save_checkpoint(folder: Path, step: int, state: TrainingState, *, keep: int 
         _save_tensors(state.model, temporary / "model.safetensors")
         _save_tensors(optimizer_tensors, temporary / "optimizer.safetensors")
         _save_tensors(state.rng, temporary / "rng.safetensors")
+        if state.extra:
+            _save_tensors(state.extra, temporary / "extra.safetensors")
         write_json_atomic(temporary / "state.json", structure)
         hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
         write_json_atomic(temporary / "manifest.json", {"format": FORMAT, "sha256": hashes})
@@ -168,7 +173,7 @@ def frozen_hash(model: nn.Module) -> str:
 
 
 def _load(path: Path) -> tuple[int, TrainingState]:
-    _check_manifest(path)
+    names = _checked_names(path)
     structure = json.loads((path / "state.json").read_text())
     optimizer_tensors = load_file(path / "optimizer.safetensors")
     state = TrainingState(
@@ -176,11 +181,13 @@ def _load(path: Path) -> tuple[int, TrainingState]:
         optimizer=_decode(structure["optimizer"], optimizer_tensors),
         rng=load_file(path / "rng.safetensors"),
         progress=_decode(structure["progress"], {}),
+        extra=load_file(path / "extra.safetensors") if "extra.safetensors" in names else {},
     )
     return structure["step"], state
 
 
-def _check_manifest(path: Path) -> None:
+def _checked_names(path: Path) -> set[str]:
+    """The files that the manifest names, all of them there and unchanged."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
         version, hashes = manifest["format"], dict(manifest["sha256"])
@@ -188,11 +195,12 @@ def _check_manifest(path: Path) -> None:
         raise ManifestError(f"{path} has no readable manifest.json ({type(error).__name__}).") from error
     if version != FORMAT:
         raise ManifestError(f"{path} is of checkpoint format {version}, and this version reads {FORMAT}.")
-    for name in ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"):
+    for name in sorted({"model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json", *hashes}):
         if name not in hashes or not (path / name).is_file():
             raise ManifestError(f"{path} lacks the file {name}.")
         if _sha256(path / name) != hashes[name]:
             raise ManifestError(f"{path / name} is not the file that the manifest names (its sha256 differs).")
+    return set(hashes)
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -34,14 +34,16 @@ class ExperimentFile(StrictModel):
         quickstart: whether ``repro quickstart`` runs it, offline, at smoke scale.
         config: what the scales share; validated by the paper's configuration model.
         scales: scale -> what differs from ``config`` there.
+        extends: another experiment of the paper, whose ``config`` and ``scales`` these merge into.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     title: str
     reproduces: tuple[str, ...] = ()
     quickstart: bool = False
-    config: dict[str, Any]
-    scales: dict[Scale, dict[str, Any]]
+    config: dict[str, Any] = Field(default_factory=dict)
+    scales: dict[Scale, dict[str, Any]] = Field(default_factory=dict)
+    extends: str | None = None
 
     @field_validator("scales", mode="before")
     @classmethod
@@ -153,9 +155,10 @@ def check_paper(paper: Paper) -> None:
                 raise InputFileError(f"{where}: no arm {arm!r} in {claim.experiment!r} ({hint}).")
 
 
-def _read_own(paper: Paper, file: Traversable) -> ExperimentFile:
+def _read_own(paper: Paper, file: Traversable, below: bool = False) -> ExperimentFile:
+    """One of the paper's own files; one that another extends may not itself extend."""
     where = f"{paper.name}/{FOLDER}/{file.name}"
-    entry = _parse(paper, file.read_text(encoding="utf-8"), where)
+    entry = _parse(paper, file.read_text(encoding="utf-8"), where, below)
     if f"{entry.name}{SUFFIX}" != file.name:
         raise InputFileError(f"{where}: 'name' is {entry.name!r}; expected the file's own name without {SUFFIX}.")
     return entry
@@ -170,12 +173,18 @@ def _read_users(paper: Paper, path: Path) -> ExperimentFile:
     return _parse(paper, text, str(path))
 
 
-def _parse(paper: Paper, text: str, where: str) -> ExperimentFile:
+def _parse(paper: Paper, text: str, where: str, below: bool = False) -> ExperimentFile:
     document = read_yaml_mapping(text, where)
     try:
         entry = ExperimentFile.model_validate(document)
     except ValidationError as error:
         raise InputFileError(validation_sentence(error, ExperimentFile, where)) from error
+    if below and entry.extends is not None:
+        raise InputFileError(f"{where}: it extends {entry.extends!r} and is extended itself; one step is enough.")
+    if entry.extends is not None:
+        entry = _extended(paper, entry, where)
+    if not entry.config or not entry.scales:
+        raise InputFileError(f"{where}: an experiment needs 'config' and 'scales', or one that it extends.")
     if entry.reproduces:
         tables = [table.id for table in load_claims(paper).tables]
         for table in entry.reproduces:
@@ -183,6 +192,18 @@ def _parse(paper: Paper, text: str, where: str) -> ExperimentFile:
                 hint = nearest(table, tables)
                 raise InputFileError(f"{where}: 'reproduces' names no table {table!r} of paper.yaml ({hint}).")
     return entry
+
+
+def _extended(paper: Paper, entry: ExperimentFile, where: str) -> ExperimentFile:
+    """The entry merged into the one that it extends."""
+    folder = paper.files.joinpath(FOLDER)
+    known = sorted(file.name.removesuffix(SUFFIX) for file in folder.iterdir()) if folder.is_dir() else []
+    name = str(entry.extends)
+    if name not in known or name == entry.name:
+        raise InputFileError(f"{where}: 'extends' names no other experiment {name!r} ({nearest(name, known)}).")
+    base = _read_own(paper, folder.joinpath(f"{name}{SUFFIX}"), below=True)
+    config = _merge_arms_too(base.config, entry.config, InputFileError, where)
+    return entry.model_copy(update={"config": config, "scales": _merge(base.scales, entry.scales)})
 
 
 def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:

@@ -54,6 +54,42 @@ class BatchSource(Protocol):
         ...
 
 
+class Intervention(Protocol):
+    """Changes model and optimizer between two steps, and can do so again when a fit resumes.
+
+    What it changes of parameters without a gradient has to be among its `tensors`.
+    """
+
+    def settings(self) -> Mapping[str, Any]:
+        """JSON values that a resumed fit must share."""
+        ...
+
+    def after_step(self, step: int, total: int, loss: float, optimizer: torch.optim.Optimizer) -> None:
+        """One optimizer step is done; called before its checkpoint is written.
+
+        Args:
+            step: steps done.
+            total: steps in all.
+            loss: mean over the batch.
+            optimizer: holds the trained parameters; exchanged ones are put in with `mpo_core.swap_parameters`.
+        """
+        ...
+
+    def state(self) -> Mapping[str, Any]:
+        """JSON values from which `restore` makes the present structure."""
+        ...
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Tensors to keep in checkpoints, besides what is trained."""
+        ...
+
+    def restore(
+        self, state: Mapping[str, Any], tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Give model and optimizer, both as before training, the structure of a checkpoint; trained values follow."""
+        ...
+
+
 @dataclass(frozen=True)
 class FitResult:
     """What a fit did.
@@ -85,6 +121,7 @@ def fit(
     weight_of: WeightFunction | None = None,
     parameter_groups: Sequence[dict[str, Any]] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    intervention: Intervention | None = None,
 ) -> FitResult:
     """Train a model in place, or go on where an earlier call on the same folder stopped.
 
@@ -101,13 +138,15 @@ def fit(
         parameter_groups: groups for AdamW, each may bring its own ``lr``; default: all trained parameters,
             with no weight decay on those of one dimension (biases, LayerNorm).
         on_progress: called after every step with (steps done, steps in all).
+        intervention: changes the model between steps, as dimension squeezing does; on one process only.
 
     Returns:
         Status, steps and the logged series. The model holds the trained weights; after ``diverged`` those
         before the failing step.
 
     Raises:
-        UsageError: nothing to train, batches that end early, or mixed precision fp16.
+        UsageError: nothing to train, batches that end early, mixed precision fp16, or an intervention on several
+            processes.
         ManifestError: the folder holds checkpoints of other settings, or of other frozen weights.
     """
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
@@ -115,6 +154,8 @@ def fit(
         raise UsageError(
             "mixed precision fp16 is not supported (its loss scale is not in checkpoints); use bf16 or no."
         )
+    if intervention is not None and accelerator.num_processes > 1:
+        raise UsageError("a model that changes while it trains can be trained on one process only.")
     total = training.epochs * len(batches)
     total = total if training.max_steps is None else min(total, training.max_steps)
     if total == 0:
@@ -129,6 +170,8 @@ def fit(
         "steps": total,
         "processes": accelerator.num_processes,
     }
+    if intervention is not None:
+        settings["intervention"] = dict(intervention.settings())
     model.train()
     wrapped, prepared = accelerator.prepare(model, optimizer)
     loop = _Loop(
@@ -146,6 +189,7 @@ def fit(
         loss_of=loss_of or _model_loss,
         weight_of=weight_of or _rows,
         on_progress=on_progress or (lambda _step, _total: None),
+        intervention=intervention,
     )
     seed_everything(seed + 1_000_003 * accelerator.process_index)  # each process its own dropout masks
     return loop.run()
@@ -167,6 +211,7 @@ class _Loop:
     loss_of: LossFunction
     weight_of: WeightFunction
     on_progress: Callable[[int, int], None]
+    intervention: Intervention | None = None
     step: int = 0
     rows: list[dict[str, float]] = field(default_factory=list)
     window: list[float] = field(default_factory=list)
@@ -177,6 +222,11 @@ class _Loop:
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
+
+    @property
+    def _plain_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer without accelerate's wrapper."""
+        return cast("torch.optim.Optimizer", self.optimizer.optimizer)
 
     @property
     def log(self) -> Path:
@@ -204,6 +254,8 @@ class _Loop:
             return None
         self.step, state = latest
         _check_same_run(state.progress, self.settings, self.frozen, self.checkpoints)
+        if self.intervention is not None:
+            self.intervention.restore(state.progress["intervention"], state.extra, self._plain_optimizer)
         restore_model(self.model, state.model)
         self.optimizer.load_state_dict(dict(state.optimizer))
         self.rows = list(state.progress["rows"])
@@ -255,6 +307,8 @@ class _Loop:
         self.window.append(mean)
         if self.step % self.training.log_every == 0 or self.step == self.total:
             self._log_row(norm, self.optimizer.param_groups[0]["lr"])
+        if self.intervention is not None:
+            self.intervention.after_step(self.step, self.total, mean, self._plain_optimizer)
         return True
 
     def _loss(self, batch: Batch) -> tuple[Tensor, float]:
@@ -305,7 +359,11 @@ class _Loop:
                 "window": self.window,
                 "seconds": self.seconds,
             }
-            state = TrainingState(model_tensors(self.model), self.optimizer.state_dict(), rng, progress)
+            extra: Mapping[str, Tensor] = {}
+            if self.intervention is not None:
+                progress["intervention"] = dict(self.intervention.state())
+                extra = self.intervention.tensors()
+            state = TrainingState(model_tensors(self.model), self.optimizer.state_dict(), rng, progress, extra)
             save_checkpoint(self.checkpoints, self.step, state)
         self.accelerator.wait_for_everyone()
 

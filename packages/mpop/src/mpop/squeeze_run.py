@@ -1,0 +1,185 @@
+"""Squeeze a user's model on a task, from a plain folder to a compressed one; resumes where it was stopped.
+
+Beside the output lies, until it is complete, a folder ``<out>.squeezing``: what was asked for (``config.json``) and the
+checkpoints of the training.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedModel
+
+from mpo_core import DivergedError, UsageError, count_parameters
+from mpo_core.repro.atomic import write_json_atomic
+from mpo_core.repro.config import StrictModel, TaskConfig, TrainingConfig
+from mpo_core.repro.lock import folder_lock
+from mpo_core.repro.models import load_model, load_tokenizer, resolve_model
+from mpo_core.repro.record import Measurement
+from mpo_core.repro.tasks import EncodedExample, TextBatches, TextTask, encode_split, evaluate_task, load_task
+from mpo_core.repro.training import fit
+from mpop.config import Arm, Compression
+from mpop.model import refuse_existing, save_compressed
+from mpop.train import Squeezing, apply_arm, make_squeezing
+
+Report = Callable[[int, int, Squeezing], None]
+
+
+class SqueezeJob(StrictModel):
+    """Everything that decides what comes out; a job resumes only with the very same.
+
+    Attributes:
+        model: ``minilm``, a Hugging Face folder or a hub name.
+        task: what it is tuned on, and judged on while it is squeezed.
+        training: steps, batches and schedule of the whole of it.
+        learning_rate: peak.
+        seed: of order, new weights and dropout.
+        arm: compression to begin with, cuts, and what trains.
+    """
+
+    model: str
+    task: TaskConfig
+    training: TrainingConfig
+    learning_rate: float
+    seed: int
+    arm: Arm
+
+
+@dataclass(frozen=True)
+class SqueezeResult:
+    """What squeezing made of a model.
+
+    Attributes:
+        before: parameters of the dense model.
+        after: parameters of the squeezed one.
+        stopped: the metric fell too far before the size was reached.
+        history: one entry for each stage: ``step``, ``size``, ``metric``, ``cuts``.
+        metrics: on the split ``eval`` of the task.
+        resumed_from: step of the checkpoint it went on from, 0 for none.
+    """
+
+    before: int
+    after: int
+    stopped: bool
+    history: list[dict[str, Any]]
+    metrics: dict[str, Measurement]
+    resumed_from: int
+
+
+def squeeze_model(job: SqueezeJob, out: Path, report: Report | None = None) -> SqueezeResult:
+    """Squeeze a model, or go on where an earlier call was stopped, and write the folder `out`.
+
+    Args:
+        job: what to do.
+        out: the folder to write, in the form of `mpop.save_compressed`; it must not exist.
+        report: called after every step with steps done, steps in all and the squeezing.
+
+    Raises:
+        UsageError: `out` exists, an unfinished squeezing of other settings lies there, a size that cannot be reached,
+            or a task that does not fit the model.
+        DivergedError: the loss is no longer finite.
+        InputFileError: model or data cannot be read.
+    """
+    refuse_existing(out)
+    squeeze = job.arm.squeeze
+    if squeeze is None:
+        raise UsageError("a squeezing needs to say how far: give the arm a squeeze.")
+    begun = out.with_name(f"{out.name}.squeezing")
+    _check_begun(begun, job)
+    task = load_task(job.task)
+    tokenizer = load_tokenizer(job.model)
+    model = load_for_task(job.model, task, job.seed)
+    before = count_parameters(model).total
+    apply_arm(model, job.arm)
+    selected = encode_split(task, "select", tokenizer, job.task.max_length)
+    squeezing = make_squeezing(model, squeeze, before, lambda: _score(model, selected, task, job))
+    begun.mkdir(parents=True, exist_ok=True)
+    with folder_lock(begun):
+        write_json_atomic(begun / "config.json", job.model_dump(mode="json"))
+        train = encode_split(task, "train", tokenizer, job.task.max_length)
+        pad: Any = tokenizer.pad_token_id
+        fitted = fit(
+            model,
+            TextBatches(train, job.training.batch_size, job.seed, pad_token_id=pad, kind=task.kind),
+            job.training,
+            learning_rate=job.learning_rate,
+            seed=job.seed,
+            folder=begun,
+            intervention=squeezing,
+            on_progress=None if report is None else lambda step, total: report(step, total, squeezing),
+        )
+        if fitted.status == "diverged":
+            raise DivergedError(
+                f"the loss was no longer finite after step {fitted.steps}; take a smaller learning rate than "
+                f"{job.learning_rate:g}, and remove {begun}."
+            )
+        model.eval()
+        judged = encode_split(task, "eval", tokenizer, job.task.max_length)
+        metrics = evaluate_task(model, judged, task, job.training.batch_size, "eval")
+        save_compressed(model, out, compression=job.arm.compression or Compression(), tokenizer=tokenizer)
+    shutil.rmtree(begun)
+    stopped = any(point["stopped"] for point in squeezing.history)
+    after = count_parameters(model).total
+    return SqueezeResult(before, after, stopped, squeezing.history, metrics, fitted.resumed_from)
+
+
+def load_for_task(name: str, task: TextTask, seed: int) -> PreTrainedModel:
+    """A model with the head that a task needs.
+
+    Raises:
+        UsageError: it was fine-tuned for another number of labels.
+    """
+    if task.kind == "language-modelling":
+        return load_model(name, "causal-lm", seed=seed)
+    own = AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
+    classifies = any(str(each).endswith("ForSequenceClassification") for each in own.architectures or ())
+    if classifies and own.num_labels != task.num_labels:
+        raise UsageError(
+            f"{name} was fine-tuned for {own.num_labels} label(s), but the task {task.name} has {task.num_labels}; "
+            "give the model without its head, or another task."
+        )
+    return load_model(name, "classification", num_labels=task.num_labels, seed=seed)
+
+
+def _score(model: PreTrainedModel, encoded: list[EncodedExample], task: TextTask, job: SqueezeJob) -> float:
+    """The task's first metric; of perplexities, the negative."""
+    name = task.metrics[0]
+    value = evaluate_task(model, encoded, task, job.training.batch_size, "select")[name].value
+    return -value if task.kind == "language-modelling" else value
+
+
+def _check_begun(folder: Path, job: SqueezeJob) -> None:
+    path = folder / "config.json"
+    if not path.is_file():
+        return
+    try:
+        saved: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}); remove {folder} to begin anew.") from error
+    name = _first_difference(saved, job.model_dump(mode="json"))
+    if name is not None:
+        found, given = (_at(content, name) for content in (saved, job.model_dump(mode="json")))
+        raise UsageError(
+            f"{folder} was begun with {name} = {found!r}, but now it is {given!r}; give the options it was begun with, "
+            "another output folder, or remove it."
+        )
+
+
+def _first_difference(one: Any, two: Any, name: str = "") -> str | None:
+    """The dotted name of the first value that differs."""
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        keys = sorted({*one, *two}, key=str)
+        found = (_first_difference(one.get(key), two.get(key), f"{name}.{key}" if name else str(key)) for key in keys)
+        return next((each for each in found if each is not None), None)
+    return None if one == two else name
+
+
+def _at(content: Any, name: str) -> Any:
+    for key in name.split("."):
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
