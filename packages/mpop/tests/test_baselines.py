@@ -9,7 +9,7 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from mpo_core import MissingPartError, UsageError, count_parameters, find_targets
+from mpo_core import MissingPartError, UsageError, count_parameters, find_targets, mpo_layers
 from mpop.baselines import add_lora, keep_blocks, train_biases, train_last_layers
 from mpop.config import DEFAULT_EXCLUDE, Compression
 from mpop.model import compress_model
@@ -106,9 +106,10 @@ def test_lora_needs_a_linear_layer():
 def test_low_rank_shapes_are_truncated_singular_value_decompositions():
     torch.manual_seed(0)
     model = bert()
-    weight = model.bert.encoder.layer[0].intermediate.dense.weight.detach().clone()
+    name = "bert.encoder.layer.0.intermediate.dense"
+    weight = model.get_parameter(f"{name}.weight").detach().clone()
     compress_model(model, Compression(shapes="low-rank", bond=3))
-    layer = model.bert.encoder.layer[0].intermediate.dense
+    layer = mpo_layers(model)[name]
     u, values, vh = torch.linalg.svd(weight.double())
     best = u[:, :3] * values[:3] @ vh[:3]
     torch.testing.assert_close(layer.weight.double(), best, rtol=0, atol=1e-6)

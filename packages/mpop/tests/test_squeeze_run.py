@@ -133,7 +133,9 @@ def test_a_size_that_what_is_not_decomposed_exceeds(folder, tmp_path):
 
 
 def test_a_task_whose_labels_do_not_fit(folder, tmp_path):
-    model = BertForSequenceClassification(BertConfig(**SIZES, num_labels=5))
+    config = BertConfig(**SIZES)
+    config.num_labels = 5
+    model = BertForSequenceClassification(config)
     model.save_pretrained(tmp_path / "five")
     load_tokenizer("minilm").save_pretrained(tmp_path / "five")
     with pytest.raises(UsageError, match=r"fine-tuned for 5 label\(s\), but the task doctext-pairs has 2"):

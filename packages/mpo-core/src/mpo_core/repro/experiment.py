@@ -203,7 +203,10 @@ def _extended(paper: Paper, entry: ExperimentFile, where: str) -> ExperimentFile
         raise InputFileError(f"{where}: 'extends' names no other experiment {name!r} ({nearest(name, known)}).")
     base = _read_own(paper, folder.joinpath(f"{name}{SUFFIX}"), below=True)
     config = _merge_arms_too(base.config, entry.config, InputFileError, where)
-    return entry.model_copy(update={"config": config, "scales": _merge(base.scales, entry.scales)})
+    scales: dict[Scale, dict[str, Any]] = dict(base.scales)
+    for scale, differs in entry.scales.items():
+        scales[scale] = _merge(scales.get(scale, {}), differs)
+    return entry.model_copy(update={"config": config, "scales": scales})
 
 
 def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
