@@ -8,8 +8,7 @@ strategy that is estimated to take more than four times as long as the fastest i
 from __future__ import annotations
 
 import argparse
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -18,47 +17,18 @@ from typing import Any
 import torch
 from goals import Goal
 from interleaved import RESULTS, Timing, installed, interleave, peak_extra_bytes, write_result
+from layers import FULL, PEERS, SMOKE, Size, make_cores, make_layer, make_peers, runner
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mpo_core import MPOLinear, MPOShape
-from mpo_core.forward.cost import STRATEGIES, Strategy, plan_linear
+from mpo_core import MPOShape
+from mpo_core.forward.cost import STRATEGIES, plan_linear
 from mpo_core.operators.contraction import contract_matrix, contraction_tree, core_sizes
 
-PEERS = ("tensorly", "tensorly-torch")
-PEER_BONDS = (8, 96)
 PATIENCE = 4.0
 """A fixed strategy is not run where the model says that it takes so many times as long as the fastest."""
 CLOSE = 1.05
 """The model's choice is right where it takes at most so many times as long as the best fixed strategy."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """What is measured.
-
-    Attributes:
-        rows: output features.
-        cols: input features.
-        tokens: numbers of tokens.
-        bonds: caps of all bonds.
-        rounds: samples of each candidate.
-    """
-
-    rows: int
-    cols: int
-    tokens: tuple[int, ...]
-    bonds: tuple[int, ...]
-    rounds: int
-
-    @property
-    def shape(self) -> MPOShape:
-        """The factors that the layer chooses itself."""
-        return MPOShape.choose(self.rows, self.cols)
-
-
-FULL = Size(3072, 768, (1, 8, 32, 128, 512, 4096), (8, 32, 96, 128), 9)
-SMOKE = Size(96, 48, (1, 32), (4, 16), 1)
 
 
 Times = dict[str, Timing]
@@ -105,62 +75,6 @@ class Cell:
             f"{'train' if self.training else 'fwd':5} bond {self.bond:4} tokens {self.tokens:5} {dense:9.3f} ms"
             f" {mark}{self.chosen:8}" + "".join(f" {name} {self.ratio(name):.3f}" for name in others)
         )
-
-
-def make_cores(shape: MPOShape, bond: int | None) -> list[Tensor]:
-    """Random cores of about unit variance of the matrix; the time does not depend on the values."""
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randn(size, generator=generator) / size[0] ** 0.5 for size in shape.core_shapes(bond)]
-
-
-def make_layer(size: Size, bond: int | None, strategy: Strategy = "auto", cache: bool = False) -> MPOLinear:
-    """The layer to be measured."""
-    return MPOLinear(make_cores(size.shape, bond), size.shape, torch.zeros(size.rows), strategy=strategy, cache=cache)
-
-
-def make_peers(size: Size, bond: int) -> dict[str, nn.Module]:
-    """Layers of tensorly-torch with the same factors and bonds; none where it is not installed."""
-    if installed("tensorly-torch") is None or bond not in PEER_BONDS:
-        return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import tltorch  # pyright: ignore[reportMissingImports]
-    shape = size.shape
-    layers: dict[str, nn.Module] = {}
-    for implementation in ("factorized", "reconstructed"):
-        layer: Any = tltorch.FactorizedLinear(
-            shape.col_factors,
-            shape.row_factors,
-            factorization="BlockTT",
-            rank=(1, *shape.clip_bonds(bond), 1),  # pyright: ignore[reportArgumentType]
-            implementation=implementation,
-        )
-        with torch.no_grad():
-            for core, own in zip(layer.weight.parameters(), make_cores(shape, bond), strict=True):
-                core.copy_(own)
-        layers[f"tltorch-{implementation}"] = layer
-    return layers
-
-
-def runner(layer: nn.Module, x: Tensor, training: bool) -> Callable[[], object]:
-    """One pass of a layer, as a function without arguments."""
-    if not training:
-
-        def forward() -> None:
-            with torch.no_grad():
-                layer(x)
-
-        return forward
-    x = x.clone().requires_grad_()
-    parameters = [x, *layer.parameters()]
-    probe = torch.randn(len(x), layer(x[:1]).shape[-1], dtype=x.dtype)
-
-    def step() -> None:
-        for parameter in parameters:
-            parameter.grad = None
-        layer(x).backward(probe)
-
-    return step
 
 
 def measure_grid(size: Size) -> Iterator[Cell]:

@@ -15,7 +15,9 @@ RECORD_KEYS = {"benchmark", "date", "revision", "machine", "versions", "clock"}
 
 
 def test_the_benchmarks_are_found():
-    assert {"allocation", "decompose", "embedding", "linear", "whole_model"} == {path.stem for path in SCRIPTS}
+    assert {"allocation", "budget", "decompose", "embedding", "linear", "whole_model"} == {
+        path.stem for path in SCRIPTS
+    }
 
 
 @pytest.mark.slow

@@ -81,7 +81,9 @@ def test_paper_has_claims_experiments_and_results(name: str):
     assert experiments
     for stem, experiment in experiments.items():
         assert experiment["name"] == stem
-        assert set(experiment["scales"]) == SCALES, stem
+        own = set(experiment.get("scales", ()))
+        base = experiments.get(experiment.get("extends"), {})
+        assert own | set(base.get("scales", ())) == SCALES, stem
     tested_by = {claim["experiment"] for claim in claims["claims"] if claim.get("experiment")}
     assert tested_by <= experiments.keys()
     assert (PAPERS[name] / "results").is_dir()

@@ -65,7 +65,7 @@ class ReleasedSqueezing:
         return self._config.model_dump(mode="json") | {"original": self._original}
 
     def after_step(self, step: int, total: int, loss: float, optimizer: torch.optim.Optimizer) -> None:
-        """Cut, where the loss has been low for long enough; see `mpo_core.repro.training.Intervention`."""
+        """Cut, where the loss has been low for long enough; see `mpo_core.repro.intervention.Intervention`."""
         if not self._started:
             self._started = True
             for structure in self._caps:

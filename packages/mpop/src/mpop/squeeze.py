@@ -74,7 +74,7 @@ class DimensionSqueezing:
         return self._config.model_dump(mode="json") | {"original": self._original}
 
     def after_step(self, step: int, total: int, loss: float, optimizer: torch.optim.Optimizer) -> None:
-        """Cut, where it is time to; see `mpo_core.repro.training.Intervention`."""
+        """Cut, where it is time to; see `mpo_core.repro.intervention.Intervention`."""
         due = self._due(total)
         if self._stopped or self._stage >= len(due) or step < due[self._stage]:
             return

@@ -33,6 +33,7 @@ from mpo_core.repro.checkpoint import (
     save_checkpoint,
 )
 from mpo_core.repro.config import TrainingConfig
+from mpo_core.repro.intervention import Intervention
 from mpo_core.repro.optimization import default_parameter_groups, learning_rate_factor
 from mpo_core.repro.record import SeriesPoint
 from mpo_core.repro.seeding import restore_rng, rng_states, seed_everything
@@ -51,42 +52,6 @@ class BatchSource(Protocol):
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch; every tensor's first dimension is the row of the batch."""
-        ...
-
-
-class Intervention(Protocol):
-    """Changes model and optimizer between two steps, and can do so again when a fit resumes.
-
-    What it changes of parameters without a gradient has to be among its `tensors`.
-    """
-
-    def settings(self) -> Mapping[str, Any]:
-        """JSON values that a resumed fit must share."""
-        ...
-
-    def after_step(self, step: int, total: int, loss: float, optimizer: torch.optim.Optimizer) -> None:
-        """One optimizer step is done; called before its checkpoint is written.
-
-        Args:
-            step: steps done.
-            total: steps in all.
-            loss: mean over the batch.
-            optimizer: holds the trained parameters; exchanged ones are put in with `mpo_core.swap_parameters`.
-        """
-        ...
-
-    def state(self) -> Mapping[str, Any]:
-        """JSON values from which `restore` makes the present structure."""
-        ...
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Tensors to keep in checkpoints, besides what is trained."""
-        ...
-
-    def restore(
-        self, state: Mapping[str, Any], tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
-    ) -> None:
-        """Give model and optimizer, both as before training, the structure of a checkpoint; trained values follow."""
         ...
 
 
