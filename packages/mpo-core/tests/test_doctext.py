@@ -6,7 +6,6 @@ import collections
 import platform
 import subprocess
 import sys
-import time
 from itertools import pairwise
 
 import pytest
@@ -18,11 +17,9 @@ from mpo_core.repro.tasks.doctext import ORIGINS, collect_documents, sentences, 
 SPLITS = ("train", "select", "eval")
 
 
-def test_collecting_is_quick_and_has_three_origins():
+def test_collecting_has_three_origins():
     collect_documents.cache_clear()
-    start = time.process_time()
     documents = collect_documents()
-    assert time.process_time() - start < 15  # about two seconds on a free core
     assert {document.origin for document in documents} == set(ORIGINS)
     assert list(documents) == sorted(documents, key=lambda d: (d.origin, d.name))
 
