@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from mpo_core import UsageError, count_parameters, mpo_layers, swap_parameters
 from mpo_core.forward.layer import MPOLayer
+from mpo_core.repro.config import StrictModel
 from mpo_core.shapes import MPOShape
 from mpop.squeezing import BondMap, mapped_core, mapped_moment
 
+ConfigType = TypeVar("ConfigType", bound=StrictModel)
 Maps = Callable[[Sequence[Tensor], Sequence[int]], list[BondMap | None]]
 
 
@@ -123,6 +125,36 @@ class Narrowing:
         with torch.no_grad():
             for key, core in self.frozen().items():
                 core.copy_(tensors[key])
+
+
+class SqueezingState(Generic[ConfigType]):
+    """What every squeezing knows of itself.
+
+    Args:
+        model: holds MPO layers.
+        config: how it is squeezed.
+        original: parameters of the dense model; sizes are shares of it.
+    """
+
+    def __init__(self, model: nn.Module, config: ConfigType, original: int) -> None:
+        self._narrowing = Narrowing(model)
+        self._config = config
+        self._original = original
+        self.history: list[dict[str, Any]] = []
+
+    @property
+    def size(self) -> float:
+        """Present parameters as a share of the dense model's."""
+        return self._narrowing.params() / self._original
+
+    @property
+    def bonds(self) -> dict[str, tuple[int, ...]]:
+        """The present bonds by matrix."""
+        return self._narrowing.bonds
+
+    def settings(self) -> Mapping[str, Any]:
+        """The configuration, and the size that shares are of."""
+        return self._config.model_dump(mode="json") | {"original": self._original}
 
 
 def layer_groups(model: nn.Module) -> dict[str, list[MPOLayer]]:

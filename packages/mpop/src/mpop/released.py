@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from mpo_core import MPOEmbedding
 from mpop.config import ReleasedSqueeze, Structure
-from mpop.narrowing import Narrowing
+from mpop.narrowing import SqueezingState
 from mpop.squeezing import bond_spectra, leading_maps
 
 
-class ReleasedSqueezing:
+class ReleasedSqueezing(SqueezingState[ReleasedSqueeze]):
     """Cuts bonds while the model trains, by the training loss.
 
     Args:
@@ -33,9 +33,7 @@ class ReleasedSqueezing:
     """
 
     def __init__(self, model: nn.Module, config: ReleasedSqueeze, original: int) -> None:
-        self._narrowing = Narrowing(model)
-        self._config = config
-        self._original = original
+        super().__init__(model, config, original)
         self._structures: dict[str, Structure] = {
             name: structure_of(name, isinstance(layers[0], MPOEmbedding))
             for name, layers in self._narrowing.groups.items()
@@ -48,21 +46,6 @@ class ReleasedSqueezing:
         self._losses: list[float] = []
         self._under = self._over = self._cuts = 0
         self._started = self._stopped = False
-        self.history: list[dict[str, Any]] = []
-
-    @property
-    def size(self) -> float:
-        """Present parameters as a share of the dense model's."""
-        return self._narrowing.params() / self._original
-
-    @property
-    def bonds(self) -> dict[str, tuple[int, ...]]:
-        """The present bonds by matrix."""
-        return self._narrowing.bonds
-
-    def settings(self) -> Mapping[str, Any]:
-        """The configuration, and the size that shares are of."""
-        return self._config.model_dump(mode="json") | {"original": self._original}
 
     def after_step(self, step: int, total: int, loss: float, optimizer: torch.optim.Optimizer) -> None:
         """Cut, where the loss has been low for long enough; see `mpo_core.repro.intervention.Intervention`."""

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from mpo_core import UsageError
 from mpop.config import Squeeze
-from mpop.narrowing import Narrowing
+from mpop.narrowing import Narrowing, SqueezingState
 from mpop.squeezing import Squeezable, bond_maps, bond_spectra, cut_until, leading_maps, squeezed_bonds
 
 Measure = Callable[[], float]
 
 
-class DimensionSqueezing:
+class DimensionSqueezing(SqueezingState[Squeeze]):
     """Cuts bonds while the model trains.
 
     Args:
@@ -43,10 +43,8 @@ class DimensionSqueezing:
     def __init__(self, model: nn.Module, config: Squeeze, original: int, measure: Measure | None = None) -> None:
         if config.threshold is not None and measure is None:
             raise UsageError("squeeze: a threshold needs a metric to hold it against.")
-        self._narrowing = Narrowing(model)
+        super().__init__(model, config, original)
         self._model = model
-        self._config = config
-        self._original = original
         self._measure = measure
         self._goal = goal_of(self._narrowing, config, original)
         self._at_start = self._narrowing.params()
@@ -57,21 +55,6 @@ class DimensionSqueezing:
         self._misses = 0
         self._stopped = False
         self._accepted: dict[str, Tensor] = {}
-        self.history: list[dict[str, Any]] = []
-
-    @property
-    def size(self) -> float:
-        """Present parameters as a share of the dense model's."""
-        return self._narrowing.params() / self._original
-
-    @property
-    def bonds(self) -> dict[str, tuple[int, ...]]:
-        """The present bonds by matrix."""
-        return self._narrowing.bonds
-
-    def settings(self) -> Mapping[str, Any]:
-        """The configuration, and the size that shares are of."""
-        return self._config.model_dump(mode="json") | {"original": self._original}
 
     def after_step(self, step: int, total: int, loss: float, optimizer: torch.optim.Optimizer) -> None:
         """Cut, where it is time to; see `mpo_core.repro.intervention.Intervention`."""
