@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpo_core import MPOLinear, MPOShape, decompose
+from mpo_core import MPOEmbedding, MPOLinear, MPOShape, decompose
+from mpo_core.forward.layer import MPOLayer
 from mpo_core.forward.weight_cache import WeightCache
 from mpo_core.operators.contraction import contract_matrix
 
@@ -19,7 +20,7 @@ def make_layer(**options) -> MPOLinear:
 
 
 def kept(layer: MPOLinear) -> WeightCache:
-    return layer._kept_weight
+    return layer._kept
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def check(layer: MPOLinear, x: Tensor) -> None:
 def test_the_weight_is_built_once_and_used_again(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, built = make_layer(), []
     monkeypatch.setattr(
-        "mpo_core.forward.linear.contract_matrix", lambda *given: built.append(1) or contract_matrix(*given)
+        "mpo_core.forward.layer.contract_matrix", lambda *given: built.append(1) or contract_matrix(*given)
     )
     with torch.no_grad():
         outputs = [layer(x) for _ in range(4)]
@@ -77,7 +78,7 @@ def test_the_input_gets_its_gradient_through_the_kept_weight(x: Tensor) -> None:
         torch.testing.assert_close(found, layer.weight.sum(0).expand_as(x))
 
 
-def step(layer: MPOLinear, optimizer: torch.optim.Optimizer) -> None:
+def step(layer: MPOLayer, optimizer: torch.optim.Optimizer) -> None:
     for core in layer.cores:
         core.grad = torch.ones_like(core)
     optimizer.step()
@@ -150,6 +151,18 @@ def test_every_recorded_change_of_a_core_is_seen(change: str, x: Tensor) -> None
     if not change.startswith("to-"):
         with torch.no_grad():
             assert not torch.equal(layer(x), before)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_kept_table_sees_the_steps_of_optimizers(fused: bool) -> None:
+    layer = MPOEmbedding.from_dense(nn.Embedding(30, 12), bonds=8, cache=True).eval()
+    ids = torch.arange(30)
+    with torch.no_grad():
+        before = layer(ids)
+        step(layer, torch.optim.Adam(layer.parameters(), lr=0.1, fused=fused))
+        after = layer(ids)
+    assert not torch.equal(after, before)
+    torch.testing.assert_close(after, MPOEmbedding(list(layer.cores), layer.shape)(ids).detach())
 
 
 def test_a_change_that_is_not_recorded_needs_drop_cache(x: Tensor) -> None:

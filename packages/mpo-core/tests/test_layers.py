@@ -214,7 +214,7 @@ def test_forward_never_builds_the_table(monkeypatch):
     def refuse(*_: object) -> None:
         raise AssertionError("the table was built")
 
-    monkeypatch.setattr("mpo_core.embeddings.embedding.contract_matrix", refuse)
+    monkeypatch.setattr("mpo_core.forward.layer.contract_matrix", refuse)
     monkeypatch.setattr("mpo_core.embeddings.embedding_rows.table_of", refuse)
     layer(torch.tensor([1, 2, 3]))
     with pytest.raises(AssertionError, match="table was built"):

@@ -16,15 +16,12 @@ from torch import Tensor, nn
 
 from mpo_core.decomposing.choices import AnyGauge, DecomposeOptions
 from mpo_core.decomposing.decomposition import decompose
-from mpo_core.embeddings.embedding_rows import embed_tokens, pick_from_table, table_of
+from mpo_core.embeddings.embedding_rows import embed_tokens, pick_from_table
 from mpo_core.embeddings.lookup_cost import EMBEDDING_STRATEGIES, EmbeddingCost, EmbeddingStrategy, embedding_cost
 from mpo_core.embeddings.token_ids import distinct_ids
 from mpo_core.errors import ShapeError, UsageError
-from mpo_core.forward.applying import any_requires_grad
 from mpo_core.forward.layer import MPOLayer, factors_text, merged_weight, stored_weight
 from mpo_core.forward.machine import machine_for
-from mpo_core.forward.weight_cache import WeightCache
-from mpo_core.operators.contraction import contract_matrix
 from mpo_core.operators.gauge import Core
 from mpo_core.shapes import MPOShape, is_whole
 
@@ -64,13 +61,11 @@ class MPOEmbedding(MPOLayer):
         strategy: EmbeddingStrategy = "auto",
         cache: bool = False,
     ) -> None:
-        super().__init__(cores, shape)
+        super().__init__(cores, shape, cache)
         if padding_idx is not None and not (is_whole(padding_idx) and -shape.rows <= padding_idx < shape.rows):
             raise ShapeError(f"MPOEmbedding: padding_idx is {padding_idx}; expected it to be within {shape.rows} rows.")
         self.padding_idx = padding_idx if padding_idx is None else padding_idx % shape.rows
-        self._kept_table = WeightCache()
         self.strategy = strategy
-        self.cache = cache
 
     @property
     def num_embeddings(self) -> int:
@@ -92,28 +87,6 @@ class MPOEmbedding(MPOLayer):
         if value not in EMBEDDING_STRATEGIES:
             raise UsageError(f"MPOEmbedding: strategy is {value!r}; expected one of {', '.join(EMBEDDING_STRATEGIES)}.")
         self._strategy: EmbeddingStrategy = value
-
-    @property
-    def cache(self) -> bool:
-        """Whether the table is kept in eval mode."""
-        return self._cache
-
-    @cache.setter
-    def cache(self, value: bool) -> None:
-        if value is not True and value is not False:
-            raise UsageError(f"MPOEmbedding: cache is {value!r}; expected True or False.")
-        self._cache = value
-        self.drop_cache()
-
-    def drop_cache(self) -> None:
-        """Let go of the kept table; the next call in eval mode builds it again."""
-        self._kept_table.clear()
-
-    @property
-    def weight(self) -> Float[Tensor, "rows dim"]:
-        """The table: the kept one where there is one, else rebuilt from the cores, differentiable."""
-        cores = self.core_list()
-        return self._kept(cores) if self._keeps(cores) else contract_matrix(cores, self.shape)
 
     @classmethod
     def from_dense(
@@ -185,33 +158,10 @@ class MPOEmbedding(MPOLayer):
             raise UsageError(
                 f"MPOEmbedding: the ids are on {input.device}, the cores on {cores[0].device}; move one of them."
             )
-        if self._keeps(cores):
-            return pick_from_table(input, self._kept(cores), None)
+        kept = self.kept_weight()
+        if kept is not None:
+            return pick_from_table(input, kept, None)
         return embed_tokens(input, cores, self.shape, strategy=self._strategy, padding_idx=self.padding_idx)
-
-    def _keeps(self, cores: Sequence[Tensor]) -> bool:
-        """Whether the kept table may be used now."""
-        return (
-            self._cache
-            and not self.training
-            and not (torch.is_grad_enabled() and any_requires_grad(cores))
-            and not torch.compiler.is_compiling()
-        )
-
-    def _kept(self, cores: Sequence[Tensor]) -> Tensor:
-        """The kept table."""
-
-        def built() -> Tensor:
-            table = table_of(cores, self.shape)
-            return table.clone() if self.shape.n == 1 else table.contiguous()  # one core is the table, not to be shared
-
-        return self._kept_table.get(cores, built)
-
-    def train(self, mode: bool = True) -> MPOEmbedding:
-        """As `nn.Module.train`; the kept table is let go."""
-        if mode:
-            self.drop_cache()
-        return super().train(mode)
 
     def cost(self, ids: Int[Tensor, ...] | int, training: bool = False) -> EmbeddingCost:
         """What it costs to look rows up and to rebuild the table; print it for a table.

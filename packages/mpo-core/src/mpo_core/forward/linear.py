@@ -13,14 +13,11 @@ from torch.nn import functional
 from mpo_core.decomposing.choices import AnyGauge, DecomposeOptions
 from mpo_core.decomposing.decomposition import decompose
 from mpo_core.errors import ShapeError, UsageError
-from mpo_core.forward.applying import any_requires_grad, apply_mpo, autocast_dtype, check_dtype, check_features
+from mpo_core.forward.applying import apply_mpo, check_dtype, check_features
 from mpo_core.forward.cost import STRATEGIES, Strategy
 from mpo_core.forward.cost_table import Cost, linear_cost
 from mpo_core.forward.layer import MPOLayer, as_parameter, factors_text, is_conv1d, merged_weight, stored_weight
 from mpo_core.forward.machine import machine_for
-from mpo_core.forward.optimizer_steps import optimizer_steps
-from mpo_core.forward.weight_cache import WeightCache
-from mpo_core.operators.contraction import contract_matrix
 from mpo_core.operators.gauge import Core
 from mpo_core.shapes import MPOShape
 
@@ -65,15 +62,12 @@ class MPOLinear(MPOLayer):
         strategy: Strategy = "auto",
         cache: bool = False,
     ) -> None:
-        super().__init__(cores, shape)
+        super().__init__(cores, shape, cache)
         if bias is not None and tuple(bias.shape) != (shape.rows,):
             raise ShapeError(f"MPOLinear: bias has the shape {tuple(bias.shape)}; expected ({shape.rows},).")
         self.register_parameter("bias", None if bias is None else as_parameter(bias))
         self.transposed = transposed
-        self._kept_weight = WeightCache()
-        self._kept_after = 0  # steps of optimizers
         self.strategy = strategy
-        self.cache = cache
 
     @property
     def in_features(self) -> int:
@@ -95,28 +89,6 @@ class MPOLinear(MPOLayer):
         if value not in STRATEGIES:
             raise UsageError(f"MPOLinear: strategy is {value!r}; expected one of {', '.join(STRATEGIES)}.")
         self._strategy: Strategy = value
-
-    @property
-    def cache(self) -> bool:
-        """Whether the rebuilt weight is kept in eval mode."""
-        return self._cache
-
-    @cache.setter
-    def cache(self, value: bool) -> None:
-        if value is not True and value is not False:
-            raise UsageError(f"MPOLinear: cache is {value!r}; expected True or False.")
-        self._cache = value
-        self.drop_cache()
-
-    def drop_cache(self) -> None:
-        """Let go of the kept weight; the next call in eval mode builds it again."""
-        self._kept_weight.clear()
-
-    @property
-    def weight(self) -> Float[Tensor, "rows cols"]:
-        """The matrix: the kept one where there is one, else rebuilt from the cores, differentiable."""
-        cores = self.core_list()
-        return contract_matrix(cores, self.shape) if not self._keeps(cores) else self._kept(cores)
 
     @classmethod
     def from_dense(
@@ -194,19 +166,15 @@ class MPOLinear(MPOLayer):
             ShapeError: the last axis is not of `in_features`.
             UsageError: the input has another dtype than the cores, outside autocast.
         """
-        cores = self.core_list()
-        if self._cache and self._keeps(cores):
+        kept = self.kept_weight()
+        if kept is None:
+            return apply_mpo(input, self.core_list(), self.shape, self.bias, strategy=self._strategy, where="MPOLinear")
+        try:
+            return functional.linear(input, kept, self.bias)
+        except RuntimeError:  # in our words, if it is the input
             check_features(input, self.shape, "MPOLinear")
-            if input.dtype != cores[0].dtype and autocast_dtype(input) is None:
-                check_dtype(input, cores[0], "MPOLinear")
-            return functional.linear(input, self._kept(cores), self.bias)
-        return apply_mpo(input, cores, self.shape, self.bias, strategy=self._strategy, where="MPOLinear")
-
-    def train(self, mode: bool = True) -> MPOLinear:
-        """As `nn.Module.train`; the kept weight is let go."""
-        if mode:
-            self.drop_cache()
-        return super().train(mode)
+            check_dtype(input, kept, "MPOLinear")
+            raise
 
     def cost(self, tokens: int, training: bool = False) -> Cost:
         """What this layer costs with each plan, and `nn.Linear` beside it; print it for a table.
@@ -229,31 +197,6 @@ class MPOLinear(MPOLayer):
         return linear_cost(
             self.shape, self.bonds, tokens, training, machine, strategy=self._strategy, cache=self._cache
         )
-
-    def _keeps(self, cores: Sequence[Tensor]) -> bool:
-        """Whether the kept weight may be used now."""
-        return (
-            self._cache
-            and not self.training
-            and not (torch.is_grad_enabled() and any_requires_grad(cores))
-            and not torch.compiler.is_compiling()
-        )
-
-    def _kept(self, cores: list[Tensor]) -> Tensor:
-        """The kept weight."""
-        if self._kept_after != optimizer_steps():
-            self._kept_after = optimizer_steps()
-            self.drop_cache()
-        weight = self._kept_weight.get(cores, lambda: self._built(cores))
-        if weight._version:  # somebody who got it as `layer.weight` has written to it
-            self.drop_cache()
-            weight = self._kept_weight.get(cores, lambda: self._built(cores))
-        return weight
-
-    def _built(self, cores: Sequence[Tensor]) -> Tensor:
-        weight = contract_matrix(cores, self.shape)
-        # One core is the matrix itself, and must not be shared. `data` starts to count changes anew.
-        return weight.clone() if self.shape.n == 1 else weight.contiguous().data
 
     def extra_repr(self) -> str:
         """One line for ``print(model)``."""

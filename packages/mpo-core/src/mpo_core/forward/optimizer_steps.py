@@ -12,18 +12,14 @@ from typing import Any
 
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+taken = 0
+"""The number of steps of all optimizers so far."""
 _numbers = count(1)
-_steps = 0
-
-
-def optimizer_steps() -> int:
-    """The number of steps of all optimizers so far."""
-    return _steps
 
 
 def _note(*_: Any) -> None:
-    global _steps
-    _steps = next(_numbers)  # in one go, so that no thread's step is lost
+    global taken
+    taken = next(_numbers)  # in one go, so that no thread's step is lost
 
 
 register_optimizer_step_post_hook(_note)

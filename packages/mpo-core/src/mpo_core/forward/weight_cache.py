@@ -2,25 +2,41 @@
 
 Every change that PyTorch records raises a tensor's version (``_version``): optimizer steps, `load_state_dict`,
 anything in place. A core that is exchanged is another object, and ``module.to(...)``, ``param.data = ...`` give it
-other memory or another dtype. So object, version, memory address and dtype of the cores tell whether a kept
-matrix is still theirs; a hit costs about a microsecond. What PyTorch does not record cannot be seen: writing in
-place through ``param.data`` or a NumPy view. `WeightCache.clear` is for that.
+other memory. So object, version and memory address of the cores tell whether a kept matrix is still theirs. Fused
+optimizers raise no version: after a step of any optimizer every matrix is built again. What PyTorch does not record
+cannot be seen: writing in place through ``param.data`` or a NumPy view. `WeightCache.clear` is for that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import attrgetter, is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from mpo_core.forward import optimizer_steps
 from mpo_core.forward.backward import without_autocast
 
-_state: Callable[[Tensor], tuple[int, torch.dtype]] = attrgetter("_version", "dtype")
-_address = Tensor.data_ptr
 _WATCHED = (Tensor, nn.Parameter)
+
+
+class _Watched(NamedTuple):
+    """A core as it was when the matrix was built; the alias keeps its address from being given to new memory."""
+
+    core: Tensor
+    version: int
+    address: int
+    alias: Tensor
+
+
+class _Kept(NamedTuple):
+    """A matrix, the cores it was built from, and how many steps optimizers had taken."""
+
+    matrix: Tensor
+    version: int
+    cores: list[_Watched]
+    steps: int
 
 
 class WeightCache:
@@ -40,10 +56,29 @@ class WeightCache:
     __slots__ = ("_entry",)
 
     def __init__(self) -> None:
-        # One tuple, exchanged as a whole, so that threads never see half of an update: the cores, their states and
-        # addresses, the matrix and its state, and aliases of the cores, which keep an address from being given to
-        # new memory.
-        self._entry: tuple[list[Tensor], list[Any], list[int], Tensor, Any, list[Tensor]] | None = None
+        # Exchanged as a whole, so that threads never see half of an update.
+        self._entry: _Kept | None = None
+
+    def current(self, cores: Sequence[Tensor]) -> Tensor | None:
+        """The kept matrix, if there is one and it is still that of these cores.
+
+        Args:
+            cores: as for `get`.
+        """
+        # This runs at every call of a layer, between products that drive all code out of the processor's caches.
+        entry = self._entry
+        if entry is None:
+            return None
+        matrix, made, watched, steps = entry
+        if steps != optimizer_steps.taken or matrix._version != made or len(cores) != len(watched):
+            return None
+        try:
+            for core, (kept, version, address, _) in zip(cores, watched, strict=True):
+                if core is not kept or core._version != version or core.data_ptr() != address:
+                    return None
+        except RuntimeError:  # no version, or no memory
+            return None
+        return matrix
 
     def get(self, cores: Sequence[Tensor], build: Callable[[], Tensor]) -> Tensor:
         """The kept matrix, or the one that `build` returns; it records no gradient.
@@ -63,31 +98,24 @@ class WeightCache:
         """
         if torch.compiler.is_compiling():
             return _without_keeping(cores, build)
-        entry = self._entry
+        matrix = self.current(cores)
+        if matrix is not None:
+            return matrix
+        if not all(type(core) in _WATCHED for core in cores):
+            return _without_keeping(cores, build)
+        steps = optimizer_steps.taken
         try:
-            if (
-                entry is not None
-                and len(cores) == len(entry[0])
-                and all(map(is_, cores, entry[0]))
-                and list(map(_state, cores)) == entry[1]
-                and list(map(_address, cores)) == entry[2]
-                and _state(entry[3]) == entry[4]
-            ):
-                return entry[3]
-            if not all(type(core) in _WATCHED for core in cores):
-                return _without_keeping(cores, build)
-            kept = list(cores)
-            states, addresses = list(map(_state, kept)), list(map(_address, kept))
+            states = [(core, core._version, core.data_ptr()) for core in cores]
         except RuntimeError:  # no version, or no memory
             return _without_keeping(cores, build)
         self._entry = None  # frees the old matrix before the new one is built
         # A matrix made in inference mode could not be used for training what comes after it, and one made under
         # autocast would be rounded for all times.
-        with torch.inference_mode(False), torch.no_grad(), without_autocast(kept[0]):
-            weight = build()
-            aliases = [core.detach() for core in kept]
-        self._entry = (kept, states, addresses, weight, _state(weight), aliases)
-        return weight
+        with torch.inference_mode(False), torch.no_grad(), without_autocast(cores[0]):
+            matrix = build()
+            watched = [_Watched(*state, state[0].detach()) for state in states]
+        self._entry = _Kept(matrix, matrix._version, watched, steps)
+        return matrix
 
     def clear(self) -> None:
         """Let go of the matrix."""
