@@ -7,6 +7,7 @@ two threads stands beside it for information.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -75,6 +76,19 @@ def interleave(
     gc.unfreeze()
     taken = {name: rounds if name in short else 2 for name in candidates}
     return {name: Timing(cpu[name], wall.get(name), taken[name], calls[name]) for name in candidates}
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, for all candidates alike; whether the allocator does so.
+
+    Fresh pages cost a fifth of the time of a forward pass with a large output, and by default it is chance which of
+    several candidates finds freed memory that was not given back to the system.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    mmap_max, trim_threshold = -4, -1  # as in glibc's malloc.h
+    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1))
 
 
 def _seconds(function: Callable[[], object], clock: Callable[[], float]) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from goals import Goal
-from interleaved import RESULTS, Timing, installed, interleave, peak_extra_bytes, write_result
+from interleaved import RESULTS, Timing, installed, interleave, keep_freed_memory, peak_extra_bytes, write_result
 from layers import FULL, PEERS, SMOKE, Size, make_cores, make_layer, make_peers, runner
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -303,6 +303,8 @@ def main() -> None:
     size = SMOKE if options.smoke else FULL
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    freed = "kept by the process" if keep_freed_memory() else "left to the allocator"
+    print(f"freed memory: {freed}")
     for peer in PEERS:
         print(f"{peer}: {installed(peer) or 'not installed, skipped'}")
     bond, most = size.bonds[-2], size.tokens[-1]
@@ -328,6 +330,7 @@ def main() -> None:
         "layer": f"{size.cols} -> {size.rows}, five cores, float32",
         "smoke": options.smoke,
         "passes": len(passes),
+        "freed_memory": freed,
         "goals": [goal.record() for goal in goals],
         "peaks_in_dense_weights": peaks,
         "grid": [

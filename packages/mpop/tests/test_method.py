@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo_core import MPOShape, UsageError, decompose
-from mpop.method import PAPER_FACTORS, bond_for_parameters, bonds_for_tolerance, cap_for, paper_shape
+from mpop.method import PAPER_FACTORS, bond_for_parameters, bonds_for_tolerance, paper_shape, value_for
 
 
 @pytest.mark.parametrize("size", PAPER_FACTORS)
@@ -60,6 +60,6 @@ def test_tolerance_of_a_zero_matrix_keeps_one():
 
 def test_the_first_pattern_that_fits_gives_the_cap():
     bonds = {"*attention*": 7, "*query": 3}
-    assert cap_for("layer.attention.query", bonds, 9) == 7
-    assert cap_for("layer.ffn", bonds, 9) == 9
-    assert cap_for("layer.ffn", bonds, None) is None
+    assert value_for("layer.attention.query", bonds, 9) == 7
+    assert value_for("layer.ffn", bonds, 9) == 9
+    assert value_for("layer.ffn", bonds, None) is None

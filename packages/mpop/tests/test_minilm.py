@@ -1,13 +1,17 @@
 """The practical verbs on a real model, through the command line's own functions."""
 
+import json
+import math
+
 import pytest
 import torch
 from transformers import AutoModel
 
-from mpo_core import MPOEmbedding, mpo_layers
+from mpo_core import InputFileError, MPOEmbedding, mpo_layers
 from mpo_core.repro.models import load_model, load_tokenizer
 from mpop import commands
 from mpop.config import Compression
+from mpop.inspection import draw, inspect_model
 from mpop.model import compress_model, load_compressed, save_compressed
 
 pytestmark = pytest.mark.slow
@@ -54,11 +58,21 @@ def test_compress_load_and_merge_agree(batch, tmp_path):
 def test_inspect_writes_spectra_and_a_picture(tmp_path, capsys):
     choices = Compression(include=("*layer.0.attention*",), bond=16)
     commands.inspect("minilm", choices, tmp_path / "spectra.json", tmp_path / "spectra.svg")
-    rows = commands.spectra_of("minilm", choices)
+    rows = json.loads((tmp_path / "spectra.json").read_text())
     assert len(rows) == 4
     for row in rows:
         assert [len(values) for values in row["spectra"]] == row["bonds"]
         assert row["entropies"].index(max(row["entropies"])) in (1, 2)
-        assert 0.1 < row["relative_bound"] < 2
+        assert 0.1 < row["bound"] < 2
+        assert row["bound"] == pytest.approx(math.hypot(*row["bond_errors"]))
+        lost = [math.hypot(*values[16:]) / math.hypot(*values) for values in row["spectra"]]
+        assert row["bond_errors"] == pytest.approx(lost)
     assert (tmp_path / "spectra.svg").read_text().lstrip().startswith("<?xml")
-    assert "layer.0.attention.self.query" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "layer.0.attention.self.query" in printed
+    assert "error per bond" in " ".join(printed.split())
+
+
+def test_a_kind_of_picture_that_cannot_be_written(tmp_path):
+    with pytest.raises(InputFileError, match="'docx'"):
+        draw(inspect_model("minilm", Compression(include=("*pooler*",))), None, tmp_path / "spectra.docx")

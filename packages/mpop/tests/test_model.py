@@ -56,6 +56,39 @@ def test_full_bond_is_lossless(dtype, tolerance):
     assert (output(model) - before).abs().max() < tolerance
 
 
+@pytest.mark.parametrize("n", [1, 3, 5, 7, 9])
+@pytest.mark.parametrize("make", [small_bert, small_gpt2])
+def test_any_number_of_cores_is_lossless_and_merges_back(make, n, tmp_path):
+    model = make()
+    before = output(model)
+    compress_model(model, Compression(n=n))
+    assert {layer.shape.n for layer in mpo_layers(model).values()} == {n}
+    assert (output(model) - before).abs().max() < 1e-4
+    save_compressed(model, tmp_path / "m", compression=Compression(n=n))
+    assert torch.equal(output(load_compressed(tmp_path / "m")), output(model))
+    merge_compressed(tmp_path / "m", tmp_path / "plain")
+    plain = type(make()).from_pretrained(tmp_path / "plain").eval()
+    assert (output(plain) - before).abs().max() < 1e-4
+
+
+def test_rules_say_how_many_cores_and_which_bonds_a_matrix_gets():
+    model = small_bert()
+    rules = {"*attention*query": 3, "*attention*": 7}
+    compress_model(model, Compression(cores=rules, bonds={"*intermediate*": 2, "*embeddings": 4}, bond=9))
+    for name, layer in mpo_layers(model).items():
+        assert layer.shape.n == (3 if name.endswith("query") else 7 if "attention" in name else 5)
+        cap = 2 if "intermediate" in name else 4 if "embeddings" in name else 9
+        assert layer.bonds == layer.shape.clip_bonds(cap)
+
+
+@pytest.mark.parametrize("rules", [{"cores": {"*query": 3, "*quarry": 3}}, {"bonds": {"*quarry": 3}}])
+def test_a_rule_that_fits_nothing_is_refused(rules):
+    model = small_bert()
+    with pytest.raises(UsageError, match="'\\*quarry' fits none of the 14 matrices"):
+        compress_model(model, Compression(**rules))
+    assert not mpo_layers(model)
+
+
 def test_positions_and_untied_heads_stay_dense():
     model = small_bert()
     compress_model(model, Compression())

@@ -72,6 +72,23 @@ def test_two_limits_at_once(command, tmp_path):
     assert_refused(result, 2, "bond and budget exclude each other")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--bond", "many"], ["--bond 'many'", "PATTERN=NUMBER"]),
+        (["--cores", "*query=-3"], ["--cores '*query=-3'", "whole number"]),
+        (["--cores", "*query=17"], ["--cores *query=17", "less than or equal to 16"]),
+        (["--bond", "*query=0"], ["--bond *query=0", "greater than or equal to 1"]),
+        (["--bond", "3", "--bond", "4"], ["--bond is given twice for all matrices"]),
+        (["--cores", "*query=3", "--cores", "*query=4"], ["--cores is given twice for *query"]),
+        (["--cores", "*quarry=3"], ["'*quarry' fits none"]),
+    ],
+)
+def test_rules_that_cannot_be(command, options, words, tmp_path):
+    assert_refused(command("compress", "minilm", *options, "--out", tmp_path / "m"), 2, *words)
+    assert not (tmp_path / "m").exists()
+
+
 def test_an_unknown_experiment_names_the_nearest(command):
     assert_refused(command("run", "mprc"), 2, "mprc", "mrpc")
 

@@ -1,4 +1,4 @@
-"""The command line of MPOP: the shared verbs, and compress, squeeze, inspect and merge on the user's own model."""
+"""The command line of MPOP: the shared verbs, and those for the user's own model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from mpop.paper import PAPER
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face folder, a hub name, or minilm.")]
 OutOption = Annotated[Path, typer.Option("--out", help="The folder to write; it must not exist yet.")]
-CoresOption = Annotated[int, typer.Option("--cores", help="Core tensors per matrix.")]
-BondOption = Annotated[int | None, typer.Option(help="One cap on every bond.")]
+CoresOption = Annotated[
+    list[str] | None,
+    typer.Option("--cores", metavar="[PATTERN=]N", help="Core tensors per matrix, 5 unless given; repeatable."),
+]
+BondOption = Annotated[
+    list[str] | None,
+    typer.Option("--bond", metavar="[PATTERN=]N", help="Cap on every bond, of the matrices that fit; repeatable."),
+]
 IncludeOption = Annotated[list[str] | None, typer.Option(help="Name pattern of matrices to decompose; repeatable.")]
 ExcludeOption = Annotated[list[str] | None, typer.Option(help="Name pattern of matrices to leave; repeatable.")]
 
@@ -29,7 +35,7 @@ def compress(
     ] = None,
     bond: BondOption = None,
     tolerance: Annotated[float | None, typer.Option(help="Relative error allowed per matrix, below 1.")] = None,
-    cores: CoresOption = 5,
+    cores: CoresOption = None,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64; the checkpoint's own unless given.")] = None,
@@ -37,7 +43,7 @@ def compress(
     """Turn a model's matrices into matrix product operators; without a limit the result is lossless."""
     from mpop import commands
 
-    choices = commands.compression(cores, include, exclude, bond=bond, budget=budget, tolerance=tolerance)
+    choices = commands.compression(cores, include, exclude, bond, budget=budget, tolerance=tolerance)
     commands.compress(model, out, choices, dtype)
 
 
@@ -64,11 +70,13 @@ def squeeze(
     max_steps: Annotated[int | None, typer.Option(help="Optimizer steps at most.")] = None,
     batch_size: Annotated[int, typer.Option(help="Examples per step.")] = 16,
     max_length: Annotated[int, typer.Option(help="Tokens per example at most.")] = 128,
+    text: Annotated[str | None, typer.Option(help="A text file or folder of .txt files, for --task text.")] = None,
+    eval_text: Annotated[str | None, typer.Option(help="Judge on this text; the last tenth unless given.")] = None,
     train_size: Annotated[int | None, typer.Option(help="Take so many training examples.")] = None,
     eval_size: Annotated[int | None, typer.Option(help="Judge on so many examples at the end.")] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 50,
     seed: Annotated[int, typer.Option(help="Of order, new weights and dropout.")] = 0,
-    cores: CoresOption = 5,
+    cores: CoresOption = None,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
     data_dir: DataOption = None,
@@ -102,7 +110,13 @@ def squeeze(
             "batch_size": batch_size,
             "checkpoint_every": checkpoint_every,
         },
-        data={"max_length": max_length, "train_size": train_size, "eval_size": eval_size},
+        data={
+            "max_length": max_length,
+            "path": text,
+            "eval_path": eval_text,
+            "train_size": train_size,
+            "eval_size": eval_size,
+        },
     )
     commands.squeeze(job, out)
 
@@ -110,8 +124,8 @@ def squeeze(
 @app.command()
 def inspect(
     model: ModelArgument,
-    bond: BondOption = None,
-    cores: CoresOption = 5,
+    bond: Annotated[int | None, typer.Option(help="Show the error bound of a cut to this bond.")] = None,
+    cores: CoresOption = None,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
     json: Annotated[Path | None, typer.Option(help="Also write the spectra, entropies and bounds here.")] = None,
@@ -120,7 +134,23 @@ def inspect(
     """Show factors, bonds, entanglement entropies and truncation bounds of every matrix of a model."""
     from mpop import commands
 
-    commands.inspect(model, commands.compression(cores, include, exclude, bond=bond), json, plot)
+    bonds = None if bond is None else [str(bond)]
+    commands.inspect(model, commands.compression(cores, include, exclude, bonds), json, plot)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A decoder, plain or compressed.")],
+    out: Annotated[Path, typer.Option("--out", help="The text file to write; it must not exist yet.")],
+    documents: Annotated[int, typer.Option(help="How many.")] = 1000,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of each at most.")] = 256,
+    temperature: Annotated[float, typer.Option(help="Divides the logits.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+) -> None:
+    """Let a decoder write text by itself, for the task `text`."""
+    from mpop import commands
+
+    commands.generate(model, out, documents, max_tokens, temperature, seed)
 
 
 @app.command()

@@ -10,11 +10,13 @@ import torch
 from pydantic import ValidationError
 from rich.table import Table
 
-from mpo_core import UsageError, entanglement_entropy, error_bound, mpo_layers
+from mpo_core import UsageError
 from mpo_core.repro.atomic import write_json_atomic
 from mpo_core.repro.commands import new_console
-from mpo_core.repro.models import load_model, load_tokenizer, resolve_model
+from mpo_core.repro.models import load_model, load_tokenizer
 from mpop.config import DEFAULT_EXCLUDE, Compression
+from mpop.generate import generate_documents, write_documents
+from mpop.inspection import draw, inspect_model, joined, table_of
 from mpop.model import (
     CompressionReport,
     compress_model,
@@ -31,16 +33,32 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def compression(
-    cores: int, include: Sequence[str] | None, exclude: Sequence[str] | None, **limits: float | None
+    cores: Sequence[str] | None,
+    include: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    bonds: Sequence[str] | None = None,
+    **limits: float | None,
 ) -> Compression:
     """The compression that the options ask for.
+
+    Args:
+        cores: how many per matrix, each ``N`` or ``PATTERN=N``.
+        include: name patterns.
+        exclude: likewise.
+        bonds: caps, in the form of `cores`.
+        **limits: ``budget`` and ``tolerance``.
 
     Raises:
         UsageError: a value out of range; one sentence that names the option and the range.
     """
+    n, cores_of = _rules("cores", cores)
+    bond, bonds_of = _rules("bond", bonds)
+    limits["bond"] = bond
     try:
         return Compression(
-            n=cores,
+            n=Compression().n if n is None else n,
+            cores=cores_of,
+            bonds=bonds_of,
             include=tuple(include or ("*",)),
             exclude=tuple(exclude) if exclude else DEFAULT_EXCLUDE,
             **{name: value for name, value in limits.items() if value is not None},  # pyright: ignore[reportArgumentType]
@@ -65,7 +83,7 @@ def squeeze_job(
     model: str,
     task: str,
     *,
-    cores: int,
+    cores: Sequence[str] | None,
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
     trains: str,
@@ -115,6 +133,16 @@ def squeeze(job: SqueezeJob, out: Path) -> None:
     console.out(f"written to {out}; load it with mpop.load_compressed({str(out)!r})")
 
 
+def generate(name: str, out: Path, documents: int, max_tokens: int, temperature: float, seed: int) -> None:
+    """Write text that a decoder, plain or compressed, samples by itself."""
+    compressed = (Path(name) / "mpo.json").is_file()
+    model = load_compressed(name) if compressed else load_model(name, "own")
+    tokenizer = load_tokenizer(name)
+    texts = generate_documents(model, tokenizer, documents, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    write_documents(texts, out)
+    console.out(f"written to {out}: {len(texts)} documents, {sum(map(len, texts)):,} characters")
+
+
 def merge(folder: Path, out: Path) -> None:
     """Merge a compressed folder into a plain one."""
     model = merge_compressed(folder, out)
@@ -124,61 +152,35 @@ def merge(folder: Path, out: Path) -> None:
 
 def inspect(name: str, choices: Compression, json_file: Path | None, plot: Path | None) -> None:
     """Print factors, bonds, entropies and error bounds of every matrix of a model, compressed already or not."""
-    rows = spectra_of(name, choices)
-    table = Table("matrix", "rows x cols", "row factors", "column factors", "bonds", "entropy per bond (nats)")
-    if choices.bond is not None:
-        table.add_column(f"error bound at bond {choices.bond}")
-    for row in rows:
-        cells = [
-            row["name"],
-            f"{row['rows']} x {row['cols']}",
-            *(_joined(row[key]) for key in ("row_factors", "col_factors", "bonds")),
-        ]
-        cells.append("  ".join(f"{entropy:.2f}" for entropy in row["entropies"]))
-        if choices.bond is not None:
-            cells.append(f"{row['relative_bound']:.3f}")
-        table.add_row(*cells)
-    console.print(table)
+    rows = inspect_model(name, choices)
+    console.print(table_of(rows, choices.bond))
     if json_file is not None:
-        write_json_atomic(json_file, rows)
+        write_json_atomic(json_file, [row.as_json() for row in rows])
         console.out(f"spectra: {json_file}")
     if plot is not None:
-        _plot(rows, plot)
+        draw(rows, choices.bond, plot)
         console.out(f"plot: {plot}")
 
 
-def spectra_of(name: str, choices: Compression) -> list[dict[str, Any]]:
-    """Spectra, entropies and relative error bounds of every matrix of a model.
+def _rules(option: str, given: Sequence[str] | None) -> tuple[int | None, dict[str, int]]:
+    """What is for all matrices, and what the patterns say.
 
-    A folder that `compress` wrote is looked at as it is; any other model is decomposed at full bond first. Without a
-    bond to cut at, ``relative_bound`` is 0.
+    Raises:
+        UsageError: neither ``N`` nor ``PATTERN=N``, or the same twice.
     """
-    if (Path(name) / "mpo.json").is_file():
-        model = load_compressed(name)
-    else:
-        resolve_model(name)
-        model = load_model(name, "own")
-        compress_model(model, choices.model_copy(update={"bond": None}))
-    rows = []
-    for layer_name, layer in mpo_layers(model).items():
-        spectra = layer.mpo().bond_spectra()
-        cut = layer.shape.clip_bonds(choices.bond) if choices.bond is not None else layer.bonds
-        norm = float(spectra[0].double().norm()) if spectra else 0.0
-        bonds = tuple(min(cap, len(values)) for cap, values in zip(cut, spectra, strict=True))
-        rows.append(
-            {
-                "name": layer_name,
-                "rows": layer.shape.rows,
-                "cols": layer.shape.cols,
-                "row_factors": list(layer.shape.row_factors),
-                "col_factors": list(layer.shape.col_factors),
-                "bonds": list(layer.bonds),
-                "entropies": [entanglement_entropy(values) for values in spectra],
-                "relative_bound": error_bound(spectra, bonds) / norm if norm else 0.0,
-                "spectra": [values.tolist() for values in spectra],
-            }
-        )
-    return rows
+    otherwise: int | None = None
+    rules: dict[str, int] = {}
+    for each in given or ():
+        pattern, _, number = each.rpartition("=")
+        if not number.strip().isdecimal():
+            raise UsageError(f"--{option} {each!r}: expected a whole number, or PATTERN=NUMBER as '*attention*=3'.")
+        if pattern in rules or (not pattern and otherwise is not None):
+            raise UsageError(f"--{option} is given twice for {pattern or 'all matrices'}.")
+        if pattern:
+            rules[pattern] = int(number)
+        else:
+            otherwise = int(number)
+    return otherwise, rules
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,6 +192,9 @@ def _option_sentence(error: ValidationError, group: str = "") -> str:
     """The first thing wrong with some options, in one sentence that names the option."""
     first = error.errors()[0]
     names = [str(part) for part in first["loc"] if isinstance(part, str)]
+    if names[-2:-1] in (["cores"], ["bonds"]):  # a rule: the pattern is the user's
+        names = [{"bonds": "bond"}.get(names[-2], names[-2]), f"{names[-1]}={first['input']}"]
+        return f"--{' '.join(names)}: {first['msg']}."
     message = first["msg"].removeprefix("Value error, ")
     plain = not isinstance(first["input"], Mapping)
     where = names[-1].replace("_", "-") if names and plain else group or (names[-1].replace("_", "-") if names else "")
@@ -203,7 +208,7 @@ def _print_report(report: CompressionReport) -> None:
         layer = replacement.layer
         size = f"{layer.shape.rows} x {layer.shape.cols}"
         parameters = f"{layer.mpo().n_params:,}"
-        table.add_row(replacement.name, size, _joined(layer.bonds), parameters, f"{replacement.relative_error:.3g}")
+        table.add_row(replacement.name, size, joined(layer.bonds), parameters, f"{replacement.relative_error:.3g}")
     console.print(table)
     for note in report.notes:
         console.out(f"note: {note}")
@@ -211,23 +216,3 @@ def _print_report(report: CompressionReport) -> None:
         f"parameters: {report.parameters_before:,} -> {report.parameters_after:,} "
         f"({100 * report.share:.1f} % of the original)"
     )
-
-
-def _joined(numbers: Sequence[int]) -> str:
-    return ",".join(str(number) for number in numbers)
-
-
-def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw the Schmidt values of every bond, one panel per bond, all matrices of the model over each other."""
-    from matplotlib.figure import Figure
-
-    bonds = max(len(row["spectra"]) for row in rows)
-    figure = Figure(figsize=(3.2 * bonds, 3), layout="constrained")
-    panels = figure.subplots(1, bonds, sharey=True, squeeze=False)[0]
-    for row in rows:
-        for panel, spectrum in zip(panels, row["spectra"], strict=False):
-            panel.semilogy([max(value, 1e-12) for value in spectrum], linewidth=0.8)
-    for number, panel in enumerate(panels, start=1):
-        panel.set(title=f"bond {number}", xlabel="index")
-    panels[0].set_ylabel("Schmidt value")
-    figure.savefig(path, format=path.suffix.removeprefix(".") or "svg")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,7 @@ class Compression(StrictModel):
 
     Attributes:
         n: core tensors per matrix (paper: 5).
+        cores: name pattern -> core tensors of the matrices it matches, before ``n`` (the first pattern that fits wins).
         bond: one cap on every bond.
         bonds: name pattern -> cap for the matrices it matches, before ``bond`` (the first pattern that fits wins).
         budget: parameters of the compressed model as a share of the original's, in (0, 1].
@@ -38,8 +39,9 @@ class Compression(StrictModel):
     """
 
     n: int = Field(default=5, ge=1, le=16)
+    cores: dict[str, Annotated[int, Field(ge=1, le=16)]] = Field(default_factory=dict)
     bond: int | None = Field(default=None, ge=1)
-    bonds: dict[str, int] = Field(default_factory=dict)
+    bonds: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     budget: float | None = Field(default=None, gt=0, le=1)
     tolerance: float | None = Field(default=None, gt=0, lt=1)
     include: tuple[str, ...] = ("*",)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from mpo_core import MPOShape, UsageError
+
+Value = TypeVar("Value")
 
 PAPER_FACTORS: dict[tuple[int, int], tuple[tuple[int, ...], tuple[int, ...]]] = {
     (768, 768): ((3, 4, 4, 4, 4), (4, 4, 4, 4, 3)),
@@ -53,9 +56,9 @@ def low_rank_shape(rows: int, cols: int, n: int) -> MPOShape:
     return MPOShape(rows, cols, (rows, 1), (1, cols))
 
 
-def cap_for(name: str, bonds: Mapping[str, int], bond: int | None) -> int | None:
-    """The cap on the bonds of the matrix ``name``: the first pattern that fits, else ``bond``, else none."""
-    return next((cap for pattern, cap in bonds.items() if fnmatchcase(name, pattern)), bond)
+def value_for(name: str, rules: Mapping[str, int], otherwise: Value) -> int | Value:
+    """What the first pattern that fits the matrix ``name`` says, for example the cap on its bonds."""
+    return next((value for pattern, value in rules.items() if fnmatchcase(name, pattern)), otherwise)
 
 
 def bond_for_parameters(shapes: Sequence[MPOShape], limit: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -27,7 +28,7 @@ from mpo_core.models.targets import Target
 from mpo_core.repro.atomic import new_folder
 from mpo_core.repro.models import build_model, load_tokenizer, quiet_transformers
 from mpop.config import Compression
-from mpop.method import bond_for_parameters, bonds_for_tolerance, cap_for, low_rank_shape, paper_shape
+from mpop.method import bond_for_parameters, bonds_for_tolerance, low_rank_shape, paper_shape, value_for
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,19 @@ def compress_model(model: PreTrainedModel, compression: Compression, *, cache: b
         What was decomposed and what it cost.
 
     Raises:
-        UsageError: a pattern that matches nothing, or a budget that cannot be met; the model is unchanged then.
+        UsageError: a pattern that fits nothing, or a budget that cannot be met; the model is unchanged then.
     """
     targets = find_targets(model, compression.include, compression.exclude)
     if not targets:
         raise UsageError("no matrix of the model is left to decompose; change include and exclude.")
+    for pattern in (*compression.cores, *compression.bonds):
+        if not any(fnmatchcase(target.name, pattern) for target in targets):
+            raise UsageError(f"the pattern {pattern!r} fits none of the {len(targets)} matrices that are decomposed.")
     choose = {"paper": paper_shape, "balanced": MPOShape.choose, "low-rank": low_rank_shape}[compression.shapes]
-    shapes = {target.name: choose(target.rows, target.cols, compression.n) for target in targets}
+    shapes = {
+        target.name: choose(target.rows, target.cols, value_for(target.name, compression.cores, compression.n))
+        for target in targets
+    }
     before = count_parameters(model).total
     bonds = _plan_bonds(targets, shapes, compression, before)
     # The papers cut all bonds of the canonical form at once.
@@ -179,7 +186,7 @@ def _plan_bonds(
     if compression.tolerance is not None:
         spectra = {target.name: schmidt_values(target.matrix, shapes[target.name]) for target in targets}
         return {name: bonds_for_tolerance(values, compression.tolerance) for name, values in spectra.items()}
-    caps = {name: cap_for(name, compression.bonds, compression.bond) for name in shapes}
+    caps = {name: value_for(name, compression.bonds, compression.bond) for name in shapes}
     return {name: shape.clip_bonds(caps[name]) for name, shape in shapes.items()}
 
 
@@ -187,7 +194,7 @@ def _clipping_notes(compression: Compression, shapes: dict[str, MPOShape]) -> It
     """A sentence for every cap that is above the full bonds of all matrices it is for."""
     largest: dict[int, int] = {}
     for name, shape in shapes.items():
-        cap = cap_for(name, compression.bonds, compression.bond)
+        cap = value_for(name, compression.bonds, compression.bond)
         if cap is not None:
             largest[cap] = max(largest.get(cap, 0), max(shape.full_bonds, default=1))
     for cap, full in largest.items():

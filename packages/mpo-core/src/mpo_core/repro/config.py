@@ -34,13 +34,14 @@ class TaskConfig(StrictModel):
     """Which data a study uses. Sizes are in examples; ``None`` takes all.
 
     ``name`` is a GLUE task (``cola, sst2, mrpc, stsb, rte, wnli, qnli, qqp, mnli``), a language-modelling corpus
-    (``wikitext-2, ptb, tiny-shakespeare``, or ``text`` with ``path``), or an embedded task (``doctext``: documentation
-    text of the Python installation, three classes; ``doctext-pairs``: do two
-    passages come from one document; ``doctext-lm``: the same text for language modelling).
+    (``wikitext-2, ptb, tiny-shakespeare``, or ``text`` with ``path``, and ``eval_path`` where other text is to be
+    judged on), or an embedded task (``doctext``: documentation text of the Python installation, three classes;
+    ``doctext-pairs``: do two passages come from one document; ``doctext-lm``: the same text for language modelling).
     """
 
     name: str
     path: str | None = None
+    eval_path: str | None = None
     max_length: int = Field(default=128, ge=8)
     train_size: int | None = Field(default=None, ge=1)
     select_size: int | None = Field(default=None, ge=1)

