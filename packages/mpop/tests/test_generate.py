@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,12 @@ from mpop.config import Compression
 from mpop.generate import generate_documents, write_documents
 from mpop.model import compress_model, save_compressed
 
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 WORDS = ["<s>", "</s>", *(f"w{k}" for k in range(30))]
 
 
@@ -28,8 +35,7 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
 
 def small_decoder() -> LlamaForCausalLM:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=32, max_position_embeddings=24, bos_token_id=0, eos_token_id=1, **sizes)
+    config = LlamaConfig(vocab_size=32, max_position_embeddings=24, bos_token_id=0, eos_token_id=1, **SIZES)
     return LlamaForCausalLM(config).eval()
 
 
@@ -73,7 +79,7 @@ def test_what_is_written_is_read_as_documents(tmp_path):
 def test_other_text_may_be_judged_on(tmp_path):
     write_documents(["a b", "c d", "e f", "g h"], tmp_path / "own.txt")
     write_documents(["x y", "z"], tmp_path / "other.txt")
-    paths = {"path": str(tmp_path / "own.txt"), "eval_path": str(tmp_path / "other.txt")}
+    paths: dict[str, Any] = {"path": str(tmp_path / "own.txt"), "eval_path": str(tmp_path / "other.txt")}
     task = load_task(TaskConfig(name="text", select_size=1, **paths))
     texts = {split: [example.texts[0] for example in examples] for split, examples in task.splits.items()}
     assert texts == {"train": ["a b", "c d", "e f"], "select": ["g h"], "eval": ["x y", "z"]}
@@ -101,9 +107,8 @@ def test_bad_values(choices, says):
 
 
 def test_an_encoder_writes_nothing():
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     with pytest.raises(UsageError, match="BertModel writes no text"):
-        generate_documents(BertModel(BertConfig(vocab_size=32, **sizes)), small_tokenizer(), 2)
+        generate_documents(BertModel(BertConfig(vocab_size=32, **SIZES)), small_tokenizer(), 2)
 
 
 def test_a_decoder_that_ends_at_once_is_named():

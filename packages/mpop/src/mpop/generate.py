@@ -46,6 +46,7 @@ def generate_documents(
     Example:
         >>> generate_documents(model, tokenizer, 2)  # doctest: +SKIP
     """
+    decoder: Any = model  # its type does not tell that it generates
     start: Any = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if not model.can_generate() or start is None:
         raise UsageError(f"{type(model).__name__} writes no text of its own: give a decoder with a start token.")
@@ -64,7 +65,7 @@ def generate_documents(
         torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
         while len(found) < documents:
             begun = torch.full((BATCH, 1), start, device=model.device)
-            rows: Any = model.generate(
+            rows: Any = decoder.generate(
                 begun,
                 attention_mask=torch.ones_like(begun),
                 do_sample=True,
