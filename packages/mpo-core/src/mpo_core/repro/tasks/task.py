@@ -70,7 +70,7 @@ def load_task(config: TaskConfig, data_dir: Path | None = None) -> TextTask:
     """
     from mpo_core.repro.tasks import doctext, glue, language_modelling
 
-    folder = _data_folder(data_dir)
+    folder = data_folder(data_dir)
     if config.name in glue.GLUE_TASKS:
         return glue.load_glue(config, folder)
     if config.name in language_modelling.CORPORA:
@@ -165,7 +165,15 @@ def _sample(total: int, size: int, seed: int) -> list[int]:
     return sorted(order[:size])
 
 
-def _data_folder(data_dir: Path | None) -> Path | None:
+def data_folder(data_dir: Path | None = None) -> Path | None:
+    """The folder of the data sets, or None where none is named.
+
+    Args:
+        data_dir: by default the environment variable ``MPO_DATA``.
+
+    Raises:
+        InputFileError: it is no folder.
+    """
     value = data_dir if data_dir is not None else os.environ.get(DATA_VARIABLE) or None
     if value is None:
         return None

@@ -1,0 +1,1 @@
+"""Knowledge bases and questions: PathQuestion, generated hierarchies, and the user's own files."""
