@@ -146,7 +146,8 @@ def test_the_search_finds_the_best_partition(rows: list[int], data: st.DataObjec
     every = [search.along(Partition(way, tuple(cuts))) for cuts in partitions(shape.n) for way in ways]
     best = min([search.rebuild(), *every], key=lambda plan: plan.seconds)
     found = plan_linear(shape, shape.clip_bonds(bonds), tokens)
-    assert found.seconds <= best.seconds * 1.02  # the search itself rounds the number of tokens
+    # The search rounds the number of tokens to three binary digits, which may exchange plans that are about as good.
+    assert found.seconds <= best.seconds * 1.05
 
 
 @given(size=st.sampled_from([24, 96, 500, 768]), tokens=st.integers(1, 5000), bonds=st.integers(1, 300))

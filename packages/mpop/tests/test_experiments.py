@@ -90,10 +90,11 @@ def test_a_trained_decoder_is_compressed_squeezed_and_tuned_on_running_text(tmp_
     record = run("decoder", tmp_path, overrides=["task.eval_size=8"])
     perplexities = {trial.arm: trial.metrics["perplexity"].value for trial in record.trials}
     sizes = {trial.arm: trial.metrics["size"].value for trial in record.trials}
-    full = [perplexities[arm] for arm in ("original", "dense", "lfa")]
-    assert all(1 < value < 512 for value in full)  # below a uniform guess of the 512 tokens
+    assert all(value > 1 for value in perplexities.values())
     assert perplexities["original"] < min(perplexities["mpo-60"], perplexities["svd-60"])
-    assert all((0.55 if "svd" in arm else 0.58) < size <= 0.6 for arm, size in sizes.items() if "60" in arm)
+    assert max(perplexities["dense"], perplexities["lfa"]) < perplexities["original"]
+    assert perplexities["svd-60-tuned"] < perplexities["svd-60"]
+    assert all(0.54 < size <= 0.6 for arm, size in sizes.items() if "60" in arm)
     assert perplexities["mpo-60-lfa"] < perplexities["mpo-60"]
     lfa = parameters(record, "lfa")
     assert lfa.trained < 0.2 * lfa.total

@@ -158,7 +158,7 @@ class MPOEmbedding(MPOLayer):
             raise UsageError(
                 f"MPOEmbedding: the ids are on {input.device}, the cores on {cores[0].device}; move one of them."
             )
-        kept = self.kept_weight()
+        kept = self._kept_weight()
         if kept is not None:
             return pick_from_table(input, kept, None)
         return embed_tokens(input, cores, self.shape, strategy=self._strategy, padding_idx=self.padding_idx)

@@ -69,10 +69,10 @@ class MPOLayer(nn.Module):
     @property
     def weight(self) -> Float[Tensor, "rows cols"]:
         """The matrix: the kept one where it may be used, else rebuilt from the cores, differentiable."""
-        kept = self.kept_weight()
+        kept = self._kept_weight()
         return contract_matrix(self.core_list(), self.shape) if kept is None else kept
 
-    def kept_weight(self) -> Float[Tensor, "rows cols"] | None:
+    def _kept_weight(self) -> Float[Tensor, "rows cols"] | None:
         """The kept matrix, built first if need be; None where none may be used now.
 
         It may be in eval mode with `cache`, while no gradient reaches the cores, and not in a graph that is compiled.

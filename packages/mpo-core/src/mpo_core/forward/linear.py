@@ -166,7 +166,7 @@ class MPOLinear(MPOLayer):
             ShapeError: the last axis is not of `in_features`.
             UsageError: the input has another dtype than the cores, outside autocast.
         """
-        kept = self.kept_weight()
+        kept = self._kept_weight()
         if kept is None:
             return apply_mpo(input, self.core_list(), self.shape, self.bias, strategy=self._strategy, where="MPOLinear")
         try:
