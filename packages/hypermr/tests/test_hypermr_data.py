@@ -59,13 +59,6 @@ def test_following_relations_reaches_all_ends(family):
     assert family.follow(family.entity("oslo"), ids) == set()
 
 
-def test_neighbours_are_symmetric_and_have_no_loops():
-    kb = KnowledgeBase.of([*FAMILY, ("ann", "knows", "ann")])
-    for entity, joined in enumerate(kb.neighbours):
-        assert entity not in joined
-        assert all(entity in kb.neighbours[other] for other in joined)
-
-
 def test_an_unknown_entity_is_named(family):
     with pytest.raises(UsageError, match="'zoe' is no entity of the knowledge base"):
         family.entity("zoe")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,17 +93,6 @@ class KnowledgeBase:
         for wanted in relations:
             reached = {target for entity in reached for relation, target in self.edges[entity] if relation == wanted}
         return reached
-
-    @cached_property
-    def neighbours(self) -> tuple[frozenset[int], ...]:
-        """For each entity those that a triple joins it with, in either direction; itself left out."""
-        joined: dict[int, set[int]] = defaultdict(set)
-        for subject, outgoing in enumerate(self.edges):
-            for _, target in outgoing:
-                if target != subject:
-                    joined[subject].add(target)
-                    joined[target].add(subject)
-        return tuple(frozenset(joined[entity]) for entity in range(len(self.entities)))
 
 
 def read_knowledge_base(path: Path, *, inverse: bool = False) -> KnowledgeBase:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mpo_core.errors import InputFileError
+from mpo_core.repro.tasks.task import read_utf8
 
 Row = TypeVar("Row")
 
@@ -38,13 +39,7 @@ def read_rows(path: Path, parse: Callable[[list[str]], Row]) -> list[Row]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputFileError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8 text.") from error
-    except OSError as error:
-        raise InputFileError(f"{path} cannot be read ({error.strerror or error}).") from error
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_utf8(path).split("\n"), start=1):
         line = line.rstrip("\r")
         if line.strip():
             yield number, line.split("\t")
