@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hypermr.manifold import SPACES, Lorentz, Poincare, RangeError, Space, asinhc, atanhc, sinhc, space_of, tanhc
+from hypermr.manifold import SPACES, Lorentz, Poincare, RangeError, Space, space_of
+from hypermr.radial import asinhc, atanhc, sinhc, tanhc
 from mpo_core.errors import UsageError
 
 MANY = 1_000_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hypermr.answer import Answerer
 from hypermr.data.questions import Question
 
 
@@ -53,3 +54,42 @@ def report_split(train: Sequence[Question], judged: Sequence[Question]) -> Split
         topic_is_answer=share([question.topic in question.answers for question in judged]),
         n=len(judged),
     )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How a model did.
+
+    Attributes:
+        accuracy: its likeliest entity is a right answer.
+        path: the relations of its likeliest hyperedge are those that the data gives; None where it gives none, or
+            where the model has a closed vocabulary.
+        reachable: a right answer is the end of a hyperedge.
+        likelihood: mean probability of the right answers together.
+    """
+
+    accuracy: float
+    path: float | None
+    reachable: float
+    likelihood: float
+
+
+def judge(answerer: Answerer, questions: Sequence[Question]) -> Judged:
+    """Hold a model's answers against the right ones."""
+    rows = [answerer.encoder.encode(question) for question in questions]
+    hits, likelihoods = list[bool](), list[float]()
+    for question, candidates in zip(questions, answerer.candidates(rows), strict=True):
+        hits.append(bool(candidates) and candidates[0].entity in question.answers)
+        likelihoods.append(hit_chance({each.entity: each.probability for each in candidates}, question.answers))
+    path = None
+    if answerer.model.config.head == "pointer" and all(question.path is not None for question in questions):
+        relations = answerer.kb.relations
+        path_hits = [
+            bool(row.hyperedges)
+            and tuple(relations[r] for r in row.hyperedges[int(chances.argmax())].relations) == question.path
+            for question, (row, chances) in zip(questions, answerer.probabilities(rows), strict=True)
+        ]
+        path = sum(path_hits) / len(questions)
+    reachable = sum(any(share > 0 for share in row.right) for row in rows)
+    count = len(questions)
+    return Judged(sum(hits) / count, path, reachable / count, sum(likelihoods) / count)

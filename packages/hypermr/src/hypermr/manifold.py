@@ -23,13 +23,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hypermr.radial import (
+    asinhc,
+    atanhc,
+    lorentz_chords,
+    radial_map,
+    safe_sqrt,
+    sinhc,
+    squared_distance_of_chord,
+    tanhc,
+)
 from mpo_core.errors import MPOError, UsageError
 
 Vectors = Float[Tensor, "*batch d"]
@@ -37,9 +46,6 @@ Numbers = Float[Tensor, "*batch"]
 Points = Float[Tensor, "*batch n d"]
 OtherPoints = Float[Tensor, "*batch m d"]
 Pairs = Float[Tensor, "*batch n m"]
-
-SMALL = 1e-2
-"""Squared arguments below are computed by series."""
 
 
 class RangeError(MPOError, ValueError):
@@ -82,6 +88,10 @@ class Space(ABC):
             c: curvature.
         """
 
+    @abstractmethod
+    def halfway(self, x: Vectors, y: Vectors, c: Tensor) -> Vectors:
+        """The midpoint of two points; broadcasts."""
+
     def squared_distance(self, x: Vectors, y: Vectors, c: Tensor) -> Numbers:
         """Of points; broadcasts. Smooth, also at equal points."""
         return self.from_chord(self.chord(x, y, c), c)
@@ -96,7 +106,7 @@ class Space(ABC):
 
     def from_chord(self, chord: Tensor, c: Tensor) -> Tensor:
         """Squared distances of squared chords."""
-        return chord * asinhc(chord * c / 4).square()
+        return squared_distance_of_chord(chord, c)
 
     def move(self, x: Vectors, c: Tensor, to: Tensor) -> Vectors:
         """The point in the same direction and at the same distance from the origin, at another curvature."""
@@ -150,6 +160,10 @@ class Euclidean(Space):
         """The weighted mean."""
         return weights @ x / weights.sum(-1, keepdim=True)
 
+    def halfway(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+        """The mean."""
+        return (x + y) / 2
+
 
 class Lorentz(Space):
     """The hyperboloid in space-like coordinates."""
@@ -159,11 +173,11 @@ class Lorentz(Space):
 
     def expmap0(self, u: Tensor, c: Tensor) -> Tensor:
         """``sinh(r) / r u`` with ``r = sqrt(c) |u|``."""
-        return sinhc(c * u.square().sum(-1, keepdim=True)) * u
+        return radial_map(u, c, sinhc)
 
     def logmap0(self, x: Tensor, c: Tensor) -> Tensor:
         """``asinh(s) / s x`` with ``s = sqrt(c) |x|``."""
-        return asinhc(c * x.square().sum(-1, keepdim=True)) * x
+        return radial_map(x, c, asinhc)
 
     def time(self, x: Tensor, c: Tensor) -> Tensor:
         """The time coordinate, of shape (..., 1)."""
@@ -177,17 +191,22 @@ class Lorentz(Space):
 
     def chords(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
         """As `chord`."""
-        squares_x, squares_y = x.square().sum(-1, keepdim=True), y.square().sum(-1, keepdim=True).mT
-        times = (1 / c + squares_x).sqrt() + (1 / c + squares_y).sqrt()
-        return (squared_gaps(x, y) - ((squares_x - squares_y) / times).square()).clamp_min(0)
+        return lorentz_chords(x, y, self.time(x, c), self.time(y, c))
 
     def midpoint(self, x: Tensor, weights: Tensor, c: Tensor) -> Tensor:
         """The centroid in the space around the hyperboloid, scaled onto it."""
         weights = weights / weights.sum(-1, keepdim=True)
-        space, time = weights @ x, weights @ self.time(x, c)
-        # In exact arithmetic at least 1/c: the points lie on the upper sheet.
-        squared = torch.maximum(time.square() - space.square().sum(-1, keepdim=True), 1 / torch.as_tensor(c))
-        return space / (c * squared).sqrt()
+        return self._onto(weights @ x, weights @ self.time(x, c), c)
+
+    def halfway(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+        """As `midpoint`."""
+        return self._onto((x + y) / 2, (self.time(x, c) + self.time(y, c)) / 2, c)
+
+    def _onto(self, space: Tensor, time: Tensor, c: Tensor) -> Tensor:
+        """Scale a mean of points onto the hyperboloid."""
+        # In exact arithmetic at least 1: the points lie on the upper sheet.
+        squared = (c * (time.square() - space.square().sum(-1, keepdim=True))).clamp_min(1)
+        return space * squared.rsqrt()
 
 
 class Poincare(Space):
@@ -199,11 +218,11 @@ class Poincare(Space):
 
     def expmap0(self, u: Tensor, c: Tensor) -> Tensor:
         """``tanh(r / 2) / r u`` with ``r = sqrt(c) |u|``."""
-        return tanhc(c * u.square().sum(-1, keepdim=True) / 4) / 2 * u
+        return radial_map(u, c, tanhc, inner=0.25, outer=0.5)
 
     def logmap0(self, x: Tensor, c: Tensor) -> Tensor:
         """``2 atanh(s) / s x`` with ``s = sqrt(c) |x|``."""
-        return 2 * atanhc(c * x.square().sum(-1, keepdim=True)) * x
+        return radial_map(x, c, atanhc, outer=2)
 
     def to_hyperboloid(self, x: Tensor, c: Tensor) -> Tensor:
         """The same point in the coordinates of `Lorentz`: ``2 x / (1 - c |x|^2)``."""
@@ -226,6 +245,11 @@ class Poincare(Space):
         """The gyromidpoint, through the hyperboloid."""
         return self.of_hyperboloid(self.hyperboloid.midpoint(self.to_hyperboloid(x, c), weights, c), c)
 
+    def halfway(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+        """As `midpoint`."""
+        x, y = self.to_hyperboloid(x, c), self.to_hyperboloid(y, c)
+        return self.of_hyperboloid(self.hyperboloid.halfway(x, y, c), c)
+
     def _inside(self, x: Tensor, c: Tensor) -> Tensor:
         """``1 - c |x|^2``, kept from 0 where rounding has put a point on the edge."""
         return (1 - c * x.square().sum(-1, keepdim=True)).clamp_min(torch.finfo(x.dtype).eps)
@@ -245,49 +269,7 @@ def space_of(geometry: str) -> Space:
     return SPACES[geometry]
 
 
-# Functions of the square, so that they are smooth at 0 and so are their gradients.
-
-
-def sinhc(square: Tensor) -> Tensor:
-    """``sinh(z) / z`` of ``z^2``."""
-    return _by_series(square, lambda z: torch.sinh(z) / z, (1, 1 / 6, 1 / 120, 1 / 5040, 1 / 362880))
-
-
-def asinhc(square: Tensor) -> Tensor:
-    """``asinh(z) / z`` of ``z^2``."""
-    return _by_series(
-        square, lambda z: torch.asinh(z) / z, (1, -1 / 6, 3 / 40, -15 / 336, 105 / 3456, -945 / 42240, 10395 / 599040)
-    )
-
-
-def tanhc(square: Tensor) -> Tensor:
-    """``tanh(z) / z`` of ``z^2``."""
-    return _by_series(square, lambda z: torch.tanh(z) / z, (1, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925))
-
-
-def atanhc(square: Tensor) -> Tensor:
-    """``atanh(z) / z`` of ``z^2``; at 1 and beyond as just below 1."""
-    edge = 1 - torch.finfo(square.dtype).eps
-    return _by_series(square.clamp_max(edge), lambda z: torch.atanh(z) / z, tuple(1 / (2 * k + 1) for k in range(8)))
-
-
-def safe_sqrt(square: Tensor) -> Tensor:
-    """The root; 0 has the gradient 0."""
-    positive = square > 0
-    return torch.where(positive, torch.where(positive, square, 1).sqrt(), torch.zeros_like(square))
-
-
 def squared_gaps(x: Points, y: OtherPoints) -> Pairs:
     """Squared Euclidean distances of all pairs, by one matrix product."""
     squares = x.square().sum(-1, keepdim=True) + y.square().sum(-1, keepdim=True).mT
     return (squares - 2 * x @ y.mT).clamp_min(0)
-
-
-def _by_series(square: Tensor, function: Callable[[Tensor], Tensor], coefficients: tuple[float, ...]) -> Tensor:
-    small = square < SMALL
-    # Each branch is computed for harmless values where the other one holds, so that no gradient is 0 times infinity.
-    near = torch.where(small, square, 0)
-    series = torch.zeros_like(square)
-    for coefficient in reversed(coefficients):
-        series = series * near + coefficient
-    return torch.where(small, series, function(torch.where(small, 1, square).sqrt()))

@@ -24,7 +24,7 @@ def load_data(config: DataConfig) -> QuestionSet:
         made = HierarchyConfig(config.depth, config.branching, config.noise, config.count, config.hops, config.seed)
         return generate_hierarchy(made)
     if config.name == "own":
-        kb = read_knowledge_base(Path(str(config.kb)).expanduser())
+        kb = read_knowledge_base(Path(str(config.kb)).expanduser(), inverse=config.inverse)
         return read_questions(Path(str(config.questions)).expanduser(), kb)
     if config.name not in KNOWLEDGE_BASES:
         raise UsageError(f"unknown data {config.name!r}; expected hierarchy, own, {', '.join(KNOWLEDGE_BASES)}.")
@@ -34,4 +34,4 @@ def load_data(config: DataConfig) -> QuestionSet:
             f"PathQuestion is not there: give --data-dir (or set {DATA_VARIABLE}) to a folder that holds {FOLDER}/ "
             f"with {config.name}.txt and {KNOWLEDGE_BASES[config.name]}, from its authors' repository."
         )
-    return load_pathquestion(config.name, folder / FOLDER)
+    return load_pathquestion(config.name, folder / FOLDER, inverse=config.inverse)

@@ -1,0 +1,181 @@
+"""Questions and their hyperedges as padded tensors, and the batches of training."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hypermr.data.knowledge_base import INVERSE, KnowledgeBase
+from hypermr.data.questions import TOPIC, Question
+from hypermr.hypergraph.hyperedges import Hyperedge, Hypergraphs
+from mpo_core.repro.training import Batch
+
+PAD, UNKNOWN = "<pad>", "<unk>"
+ABSENT = -1
+"""Stands where a shorter walk, hyperedge or question has nothing."""
+CHUNK = 8
+"""So many batches' questions are sorted by size, so that a batch needs little padding."""
+
+_SEGMENT = re.compile(r"__|[./]+")
+
+
+def relation_words(relation: str) -> tuple[str, ...]:
+    """The parts of a relation's name in lower case, the last one first.
+
+    Freebase's types are parted by ``__`` or ``/``; the last part is what a question calls it.
+
+    Example:
+        >>> relation_words("__music__release_track__recording")
+        ('recording', 'release_track', 'music')
+        >>> relation_words("^place_of_birth")
+        ('place_of_birth', '^')
+    """
+    parts = [part.lower() for part in _SEGMENT.split(relation.removeprefix(INVERSE)) if part]
+    backwards = [INVERSE] if relation.startswith(INVERSE) else []
+    return (*reversed(parts or [relation]), *backwards)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words of questions and of relations' names share one numbering: what is called alike is alike.
+
+    Attributes:
+        words: by number; the first ones are `PAD`, `UNKNOWN` and `TOPIC`.
+    """
+
+    words: tuple[str, ...]
+
+    @classmethod
+    def of(cls, questions: Iterable[Question], kb: KnowledgeBase) -> Vocabulary:
+        """All words of questions and of a knowledge base's relations."""
+        words = dict.fromkeys([PAD, UNKNOWN, TOPIC])
+        words |= dict.fromkeys(word for relation in kb.relations for word in relation_words(relation))
+        words |= dict.fromkeys(word for question in questions for word in question.tokens)
+        return cls(tuple(words))
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.words)}
+
+    def numbers(self, words: Iterable[str]) -> list[int]:
+        """Of words; one that is not known is `UNKNOWN`."""
+        unknown = self._numbers[UNKNOWN]
+        return [self._numbers.get(word, unknown) for word in words]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One question as numbers.
+
+    Attributes:
+        tokens: words.
+        topic_place: where the topic stands among them; behind the last where it is not named.
+        hyperedges: of its topic.
+        right: of each hyperedge the share of its ends that are right answers.
+        label: number of its label in the closed vocabulary, or `ABSENT`.
+    """
+
+    tokens: list[int]
+    topic_place: int
+    hyperedges: tuple[Hyperedge, ...]
+    right: list[float]
+    label: int
+
+
+class Encoder:
+    """Turns questions into tensors.
+
+    Args:
+        vocabulary: words.
+        hypergraphs: of the knowledge base.
+        labels: the entities of a closed vocabulary.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, hypergraphs: Hypergraphs, labels: Sequence[str] = ()) -> None:
+        self.vocabulary, self.hypergraphs = vocabulary, hypergraphs
+        self._labels = {name: number for number, name in enumerate(labels)}
+
+    def encode(self, question: Question) -> Encoded:
+        """One question.
+
+        Raises:
+            UsageError: its topic is no entity of the knowledge base.
+        """
+        kb = self.hypergraphs.kb
+        hyperedges = self.hypergraphs.around(kb.entity(question.topic)).hyperedges
+        answers = {kb.entity_ids[name] for name in question.answers if name in kb.entity_ids}
+        right = [sum(end in answers for end in edge.ends) / len(edge.ends) for edge in hyperedges]
+        tokens = question.tokens
+        place = tokens.index(TOPIC) if TOPIC in tokens else len(tokens)
+        label = ABSENT if question.label is None else self._labels.get(question.label, ABSENT)
+        return Encoded(self.vocabulary.numbers(tokens), place, hyperedges, right, label)
+
+    def batch(self, rows: Sequence[Encoded]) -> Batch:
+        """Rows side by side.
+
+        Returns:
+            ``tokens (b, t)``, ``topic_place (b,)``, ``relations (b, e, hops)``, ``right (b, e)``, ``label (b,)``,
+            ``walks (b, w, hops + 1)`` the entities of all walks, and ``walk_edge (b, w)`` the hyperedge of each.
+        """
+        hops = self.hypergraphs.rules.hops
+        walks = [[(number, walk) for number, edge in enumerate(row.hyperedges) for walk in edge.walks] for row in rows]
+        pad = self.vocabulary.numbers([PAD])[0]
+        relations = [[_filled(edge.relations, hops) for edge in row.hyperedges] for row in rows]
+        entities = [[_filled(walk.entities, hops + 1) for _, walk in row] for row in walks]
+        return {
+            "tokens": _padded([row.tokens for row in rows], pad),
+            "topic_place": torch.tensor([row.topic_place for row in rows]),
+            "relations": _padded(relations, [ABSENT] * hops),
+            "right": _padded([row.right for row in rows], 0.0),
+            "label": torch.tensor([row.label for row in rows]),
+            "walks": _padded(entities, [ABSENT] * (hops + 1)),
+            "walk_edge": _padded([[number for number, _ in row] for row in walks], ABSENT),
+        }
+
+
+class QuestionBatches:
+    """Training questions in an order that seed and epoch decide; questions of about one size share a batch.
+
+    Args:
+        rows: the questions.
+        encoder: makes tensors of them.
+        batch_size: questions of a batch, at most.
+        seed: of the order.
+    """
+
+    def __init__(self, rows: Sequence[Encoded], encoder: Encoder, batch_size: int, seed: int) -> None:
+        self.rows, self.encoder, self.batch_size, self.seed = rows, encoder, batch_size, seed
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self.rows) // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch."""
+        draw = random.Random(f"{self.seed}/{epoch}")
+        order = draw.sample(range(len(self.rows)), len(self.rows))
+        size = self.batch_size
+        batches: list[list[int]] = []
+        for start in range(0, len(order), size * CHUNK):
+            chunk = sorted(order[start : start + size * CHUNK], key=lambda number: len(self.rows[number].hyperedges))
+            batches += [chunk[first : first + size] for first in range(0, len(chunk), size)]
+        draw.shuffle(batches)
+        for numbers in batches:
+            yield self.encoder.batch([self.rows[number] for number in numbers])
+
+
+def _filled(numbers: tuple[int, ...], length: int) -> list[int]:
+    return [*numbers, *[ABSENT] * (length - len(numbers))]
+
+
+def _padded(rows: Sequence[Sequence[Any]], fill: Any) -> Tensor:
+    """Rows of equal length, at least 1."""
+    length = max(1, *(len(row) for row in rows)) if rows else 1
+    return torch.tensor([[*row, *[fill] * (length - len(row))] for row in rows])

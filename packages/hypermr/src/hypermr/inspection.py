@@ -1,0 +1,91 @@
+"""Does the curvature do anything: its gradients, what is clipped, and how far from the origin the states are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hypermr.answer import BATCH, Answerer
+from hypermr.data.questions import Question
+from hypermr.layers import Ledger, ToSpace
+from hypermr.method import Curvatures
+
+BINS = 24
+"""Of the histogram of radii."""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a model does inside, on some questions.
+
+    Attributes:
+        curvatures: ``c`` of the stages and of the head.
+        gradients: of the mean loss by each of them, in float64.
+        clipped: share of the points that were pulled back to the reach of float32; 0 in flat space.
+        points: how many were looked at; 0 in flat space, where nothing needs to be.
+        radii: distances from the origin in units of curvature, ``sqrt(c) |u|``: the share of points in each of `BINS`
+            equal bins up to the reach of the space.
+        radius: their mean.
+    """
+
+    curvatures: list[float]
+    gradients: list[float]
+    clipped: float
+    points: int
+    radii: list[float]
+    radius: float
+
+
+def look_inside(answerer: Answerer, questions: Sequence[Question]) -> Inside:
+    """Look at a model while it reads questions; it stays as it is.
+
+    Args:
+        answerer: with the model.
+        questions: some hundreds are enough.
+    """
+    model = answerer.model
+    rows = [answerer.encoder.encode(question) for question in questions]
+    entrances = [module for module in model.modules() if isinstance(module, ToSpace)]
+    holders = [module for module in model.modules() if isinstance(module, Curvatures)]
+    ledger = Ledger()
+    training, was = model.training, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.eval().double()
+    for entrance in entrances:
+        entrance.ledger = ledger
+    for holder in holders:
+        holder.watch = True
+    totals = torch.zeros(model.curvatures.numel(), dtype=torch.float64)
+    try:
+        for start in range(0, len(rows), BATCH):
+            part = rows[start : start + BATCH]
+            batch = {
+                name: tensor.double() if tensor.is_floating_point() else tensor
+                for name, tensor in answerer.encoder.batch(part).items()
+            }
+            loss = model.loss(model(batch), batch)
+            for holder in holders:
+                if holder.watched is not None:
+                    (gradient,) = torch.autograd.grad(loss, holder.watched, retain_graph=True, allow_unused=True)
+                    if gradient is not None:
+                        totals += gradient * len(part) / len(rows)
+    finally:
+        for entrance in entrances:
+            entrance.ledger = None
+        for holder in holders:
+            holder.watch, holder.watched = False, None
+        model.float()
+        model.load_state_dict(was)
+        model.train(training)
+    radii = torch.cat(ledger.radii) if ledger.radii else torch.zeros(0)
+    reach = max((entrance.space.reach for entrance in entrances), default=0.0)
+    histogram = torch.histc(radii, BINS, 0, reach) / max(1, len(radii)) if len(radii) else torch.zeros(BINS)
+    return Inside(
+        curvatures=[float(c) for c in model.curvatures],
+        gradients=totals.tolist(),
+        clipped=ledger.clipped / max(1, ledger.seen),
+        points=ledger.seen,
+        radii=histogram.tolist(),
+        radius=float(radii.mean()) if len(radii) else 0.0,
+    )

@@ -1,0 +1,201 @@
+"""The network put between words and answers: embeddings of hyperedges, a network over them, and a head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hypermr.config import ModelConfig
+from hypermr.data.knowledge_base import KnowledgeBase
+from hypermr.data.questions import TOPIC
+from hypermr.hypergraph.encoding import ABSENT, PAD, Vocabulary, relation_words
+from hypermr.layers import Norm, linear
+from hypermr.manifold import space_of
+from hypermr.method import ClosedHead, HyperMR, PointerHead
+from hypermr.neural_baselines import HypergraphConvolution, PathScorer
+from mpo_core.repro.training import Batch
+
+REACH_OF_POSITIONS = 32
+"""Hyperedges of a question that are farther from the topic share a position."""
+UNLIKELY = 1e-30
+"""Stands for 0 under a logarithm."""
+
+
+class Embeddings(nn.Module):
+    """Vectors of the hyperedges of questions and of knowledge.
+
+    A question's hyperedge: the vectors of its tokens side by side, through a linear map, plus a vector of its position.
+    A knowledge's: those of its relations side by side, through a linear map, plus, where wanted, the mean over its
+    walks of the vectors of the entities. A relation's vector comes from the words of its name; these are the words of
+    questions, too.
+
+    Args:
+        config: sizes and forms.
+        vocabulary: words.
+        kb: knowledge base.
+        hops: relations of a walk, at most.
+    """
+
+    relation_words: Tensor
+
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary, kb: KnowledgeBase, hops: int) -> None:
+        super().__init__()
+        d = config.d
+        self.ngram, self.from_topic = config.ngram, config.positions == "topic"
+        self.pad = vocabulary.numbers([PAD])[0]
+        self.words = nn.Embedding(len(vocabulary.words), d, padding_idx=self.pad)
+        names = [vocabulary.numbers(relation_words(relation)) for relation in kb.relations]
+        longest = max(map(len, names))
+        padded = [[*name, *[self.pad] * (longest - len(name))] for name in names]
+        self.register_buffer("relation_words", torch.tensor(padded), persistent=False)
+        self.rest_of_name = linear(d, d)
+        self.question = linear(config.ngram * d, d)
+        self.positions = nn.Embedding(2 * REACH_OF_POSITIONS + 1, d)
+        nn.init.normal_(self.positions.weight, std=0.5)
+        self.path = linear(hops * d, d)
+        self.passed = PassedEntities(len(kb.entities), hops, d) if config.entities == "ids" else None
+        self.norm_question, self.norm_knowledge = Norm(d, 1.0), Norm(d, 1.0)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """States of both sides, (batch, q, d) and (batch, k, d), and which of them are there.
+
+        Of a side with none, the first one counts as there.
+        """
+        question, question_there = self.of_question(batch)
+        knowledge, knowledge_there = self.of_knowledge(batch)
+        return question, knowledge, (question_there, knowledge_there)
+
+    def of_question(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of its n-grams."""
+        tokens = functional.pad(batch["tokens"], (0, max(0, self.ngram - batch["tokens"].shape[1])), value=self.pad)
+        count = tokens.shape[1] - self.ngram + 1
+        words = self.words(tokens)
+        side_by_side = torch.cat([words[:, start : start + count] for start in range(self.ngram)], dim=-1)
+        places = torch.arange(count, device=tokens.device).expand(len(tokens), -1)
+        if self.from_topic:
+            places = places - batch["topic_place"].unsqueeze(1)
+        places = places.clamp(-REACH_OF_POSITIONS, REACH_OF_POSITIONS) + REACH_OF_POSITIONS
+        states = self.question(side_by_side) + self.positions(places)
+        there = tokens[:, self.ngram - 1 :] != self.pad
+        return self.dropout(self.norm_question(states)), _at_least_one(there)
+
+    def of_knowledge(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of its hyperedges."""
+        states = self.path(self.of_relations(batch["relations"]).flatten(2))
+        if self.passed is not None:
+            states = states + self.passed(batch["walks"], batch["walk_edge"], states.shape[1])
+        return self.dropout(self.norm_knowledge(states)), _at_least_one(batch["relations"][..., 0] != ABSENT)
+
+    def of_relations(self, relations: Tensor) -> Tensor:
+        """Vectors of relations by number; 0 for absent ones."""
+        names = self.relation_words[relations.clamp_min(0)]
+        vectors = self.words(names[..., 0])
+        if names.shape[-1] > 1:
+            rest = names[..., 1:]
+            count = (rest != self.pad).sum(-1, keepdim=True).clamp_min(1)
+            vectors = vectors + self.rest_of_name(self.words(rest).sum(-2) / count)
+        return vectors * (relations != ABSENT).unsqueeze(-1)
+
+
+class PassedEntities(nn.Module):
+    """What the walks of hyperedges pass: vectors of their entities side by side, mapped linearly; their mean.
+
+    Args:
+        entities: how many there are.
+        hops: relations of a walk, at most.
+        d: dimension.
+    """
+
+    def __init__(self, entities: int, hops: int, d: int) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(entities + 1, d, padding_idx=0)
+        self.side_by_side = linear((hops + 1) * d, d)
+
+    def forward(self, walks: Tensor, edge_of: Tensor, count: int) -> Tensor:
+        """States (batch, count, d).
+
+        Args:
+            walks: entities (batch, w, hops + 1).
+            edge_of: the hyperedge of each walk (batch, w).
+            count: hyperedges.
+        """
+        states = self.side_by_side(self.vectors(walks + 1).flatten(2))
+        member = functional.one_hot(edge_of + 1, count + 1)[..., 1:].to(states.dtype)
+        return member.mT @ states / member.sum(1).clamp_min(1).unsqueeze(-1)
+
+
+class AnswerModel(nn.Module):
+    """Scores hyperedges, or labels, of a batch of questions.
+
+    Args:
+        config: sizes and forms.
+        vocabulary: words.
+        kb: knowledge base.
+        hops: relations of a walk, at most.
+        labels: entities of the closed vocabulary, for the head ``closed``.
+    """
+
+    def __init__(
+        self, config: ModelConfig, vocabulary: Vocabulary, kb: KnowledgeBase, hops: int, labels: int = 0
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config, vocabulary, kb, hops)
+        match config.network:
+            case "hypermr":
+                self.network = HyperMR(config)
+            case "path-scorer":
+                self.network = PathScorer(config.d, config.dropout)
+            case "hypergraph-conv":
+                self.network = HypergraphConvolution(
+                    config.d,
+                    config.stages,
+                    config.dropout,
+                    names=self.embeddings.relation_words,
+                    topic=vocabulary.numbers([TOPIC])[0],
+                    ngram=config.ngram,
+                )
+        space = self.network.space if isinstance(self.network, HyperMR) else space_of("euclidean")
+        if config.head == "closed":
+            self.head = ClosedHead(config.d, labels, space, config.dropout)
+        else:
+            self.head = PointerHead(config.d, space)
+
+    @property
+    def curvatures(self) -> Tensor:
+        """Of the stages and, last, of the head; 1, which means nothing, for networks in flat space without any."""
+        return self.network.curvatures() if isinstance(self.network, HyperMR) else torch.ones(1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Scores (batch, k) of hyperedges, or (batch, labels)."""
+        question, knowledge, present = self.embeddings(batch)
+        question, knowledge = self.network(question, knowledge, present, batch)
+        return self.head(question, knowledge, present, self.curvatures[-1])
+
+    def loss(self, scores: Tensor, batch: Batch) -> Tensor:
+        """Mean negative log-likelihood, over the questions that have a right hyperedge, or a label.
+
+        Of a hyperedge, the likelihood is its probability times the share of its ends that are right: the chance that
+        an answer drawn from the model is right, with no word about which path leads there.
+
+        Args:
+            scores: of `forward`.
+            batch: the questions.
+        """
+        if self.config.head == "closed":
+            losses = functional.cross_entropy(scores, batch["label"], ignore_index=ABSENT, reduction="none")
+            counts = batch["label"] != ABSENT
+        else:
+            right = batch["right"]
+            losses = -torch.logsumexp(scores.log_softmax(-1) + right.clamp_min(UNLIKELY).log(), dim=-1)
+            counts = (right > 0).any(-1)
+        return losses.masked_fill(~counts, 0).sum() / counts.sum().clamp_min(1)
+
+
+def _at_least_one(there: Tensor) -> Tensor:
+    """With the first one counted as there where none is: attention needs something to look at."""
+    there = there.clone()
+    there[:, 0] |= ~there.any(-1)
+    return there
