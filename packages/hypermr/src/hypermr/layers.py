@@ -1,10 +1,10 @@
 """Layers of a network whose states are points of a space of constant curvature.
 
 A state is given in normal coordinates at the origin, a tensor of shape (..., d): ``u`` stands for the point
-``expmap0(u)``. Linear maps, norms and activations act on these coordinates, as in Ganea et al. 2018; what a curvature
-changes are the three operations that leave the origin: distances (scores of attention), midpoints (what attention
-gathers) and the coaddition of a residual. In flat space they are the usual ones, so that `Euclidean` gives the matched
-twin: same parameters, same start, same scale.
+``expmap0(u)``. Linear maps, norms, activations and residuals act on these coordinates, as in Ganea et al. 2018; what a
+curvature changes are the operations between points: distances (the scores of attention) and midpoints (what attention
+gathers). In flat space these are the usual ones, so that `Euclidean` gives the matched twin: same parameters, same
+start, same scale.
 """
 
 from __future__ import annotations
@@ -55,16 +55,12 @@ class ToSpace(nn.Module):
 
     def forward(self, u: Tensor, c: Tensor) -> Tensor:
         """Points of the shape of `u`."""
-        if math.isfinite(self.space.reach):
-            square = c * u.square().sum(-1, keepdim=True)
-            limit = self.space.reach**2
-            if self.ledger is not None:
-                inside = square.detach().squeeze(-1)
-                self.ledger.seen += inside.numel()
-                self.ledger.clipped += int((inside > limit).sum())
-                self.ledger.radii.append(inside.sqrt().flatten())
-            u = u * (limit / square.clamp_min(limit)).sqrt()
-        return self.space.expmap0(u, c)
+        if self.ledger is not None and math.isfinite(self.space.reach):
+            radii = (c.sqrt() * u.norm(dim=-1)).detach().flatten()
+            self.ledger.seen += radii.numel()
+            self.ledger.clipped += int((radii > self.space.reach).sum())
+            self.ledger.radii.append(radii)
+        return self.space.expmap0(u, c, within_reach=True)
 
 
 class Norm(nn.Module):
@@ -125,7 +121,7 @@ class Attention(nn.Module):
         if self.form == "dot":
             scores = queries @ keys.mT / math.sqrt(queries.shape[-1])
             return self.out(self._join(self._weights(scores, present) @ values))
-        queries, keys, values = (self.enter(part, c) for part in (queries, keys, values))
+        queries, (keys, values) = self.enter(queries, c), self.enter(torch.stack([keys, values]), c)
         scores = -self.space.squared_distances(queries, keys, c) / functional.softplus(self.raw_tau)
         gathered = self.space.midpoint(values, self._weights(scores, present), c)
         return self.out(self._join(self.space.logmap0(gathered, c)))
@@ -140,31 +136,13 @@ class Attention(nn.Module):
         return u.transpose(1, 2).flatten(2)
 
 
-class Coaddition(nn.Module):
-    """The sum of two states: twice the midpoint of their points, ``2 (x) m(x, y)`` (Ungar's coaddition).
-
-    It commutes, and is ``x + y`` in flat space and along a line through the origin.
-    """
-
-    def __init__(self, space: Space) -> None:
-        super().__init__()
-        self.space = space
-        self.enter = ToSpace(space)
-
-    def forward(self, u: Tensor, v: Tensor, c: Tensor) -> Tensor:
-        """Coordinates of the shape of both."""
-        if not math.isfinite(self.space.reach):
-            return u + v
-        return 2 * self.space.logmap0(self.space.halfway(self.enter(u, c), self.enter(v, c), c), c)
-
-
 class EncoderLayer(nn.Module):
     """Attention and a feed-forward map, each after a norm and with a residual (the pre-LN Transformer layer).
 
     Args:
         d: dimension.
         heads: of the attention.
-        space: of the states.
+        space: of the attention.
         form: of the attention.
         dropout: of what is added to the residual.
         widening: of the feed-forward map.
@@ -178,14 +156,32 @@ class EncoderLayer(nn.Module):
         self.norm_x, self.norm_y, self.norm_forward = (Norm(d, radius) for _ in range(3))
         self.attention = Attention(d, heads, space, form)
         self.forward_map = nn.Sequential(linear(d, widening * d), nn.ReLU(), linear(widening * d, d))
-        self.add = Coaddition(space)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SharedDropout(dropout)
 
     def forward(self, x: States, y: OtherStates, present: Present, c: Tensor) -> States:
         """The new x, which have looked at the y."""
         gathered = self.attention(self.norm_x(x), self.norm_y(y), present, c)
-        x = self.add(x, self.dropout(gathered), c)
-        return self.add(x, self.dropout(self.forward_map(self.norm_forward(x))), c)
+        x = x + self.dropout(gathered)
+        return x + self.dropout(self.forward_map(self.norm_forward(x)))
+
+
+class SharedDropout(nn.Module):
+    """Dropout with one mask for all hyperedges of a side (Gal and Ghahramani 2016): those left in are comparable.
+
+    Args:
+        share: of the coordinates that are dropped.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, u: States) -> States:
+        """Of the shape of `u`."""
+        if not self.training or self.share == 0:
+            return u
+        mask = torch.empty(u.shape[0], 1, u.shape[2], dtype=u.dtype, device=u.device)
+        return u * mask.bernoulli_(1 - self.share).div_(1 - self.share)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:

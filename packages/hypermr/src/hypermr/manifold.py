@@ -63,8 +63,14 @@ class Space(ABC):
     """The largest ``sqrt(c) |u|`` that float32 carries; for float64 it is twice as far."""
 
     @abstractmethod
-    def expmap0(self, u: Vectors, c: Tensor) -> Vectors:
-        """The point that a tangent vector at the origin leads to."""
+    def expmap0(self, u: Vectors, c: Tensor, *, within_reach: bool = False) -> Vectors:
+        """The point that a tangent vector at the origin leads to.
+
+        Args:
+            u: tangent vectors.
+            c: curvature.
+            within_reach: vectors beyond the reach of float32 are first pulled back to it.
+        """
 
     @abstractmethod
     def logmap0(self, x: Vectors, c: Tensor) -> Vectors:
@@ -87,10 +93,6 @@ class Space(ABC):
             weights: not negative, each row with a positive sum.
             c: curvature.
         """
-
-    @abstractmethod
-    def halfway(self, x: Vectors, y: Vectors, c: Tensor) -> Vectors:
-        """The midpoint of two points; broadcasts."""
 
     def squared_distance(self, x: Vectors, y: Vectors, c: Tensor) -> Numbers:
         """Of points; broadcasts. Smooth, also at equal points."""
@@ -136,7 +138,7 @@ class Euclidean(Space):
     name = "euclidean"
     reach = math.inf
 
-    def expmap0(self, u: Tensor, c: Tensor) -> Tensor:
+    def expmap0(self, u: Tensor, c: Tensor, *, within_reach: bool = False) -> Tensor:
         """The vector itself."""
         return u
 
@@ -160,10 +162,6 @@ class Euclidean(Space):
         """The weighted mean."""
         return weights @ x / weights.sum(-1, keepdim=True)
 
-    def halfway(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-        """The mean."""
-        return (x + y) / 2
-
 
 class Lorentz(Space):
     """The hyperboloid in space-like coordinates."""
@@ -171,9 +169,9 @@ class Lorentz(Space):
     name = "lorentz"
     reach = 6.0
 
-    def expmap0(self, u: Tensor, c: Tensor) -> Tensor:
+    def expmap0(self, u: Tensor, c: Tensor, *, within_reach: bool = False) -> Tensor:
         """``sinh(r) / r u`` with ``r = sqrt(c) |u|``."""
-        return radial_map(u, c, sinhc)
+        return radial_map(u, c, sinhc, reach=self.reach if within_reach else None)
 
     def logmap0(self, x: Tensor, c: Tensor) -> Tensor:
         """``asinh(s) / s x`` with ``s = sqrt(c) |x|``."""
@@ -196,14 +194,7 @@ class Lorentz(Space):
     def midpoint(self, x: Tensor, weights: Tensor, c: Tensor) -> Tensor:
         """The centroid in the space around the hyperboloid, scaled onto it."""
         weights = weights / weights.sum(-1, keepdim=True)
-        return self._onto(weights @ x, weights @ self.time(x, c), c)
-
-    def halfway(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-        """As `midpoint`."""
-        return self._onto((x + y) / 2, (self.time(x, c) + self.time(y, c)) / 2, c)
-
-    def _onto(self, space: Tensor, time: Tensor, c: Tensor) -> Tensor:
-        """Scale a mean of points onto the hyperboloid."""
+        space, time = weights @ x, weights @ self.time(x, c)
         # In exact arithmetic at least 1: the points lie on the upper sheet.
         squared = (c * (time.square() - space.square().sum(-1, keepdim=True))).clamp_min(1)
         return space * squared.rsqrt()
@@ -216,9 +207,9 @@ class Poincare(Space):
     reach = 6.0
     hyperboloid: ClassVar[Lorentz] = Lorentz()
 
-    def expmap0(self, u: Tensor, c: Tensor) -> Tensor:
+    def expmap0(self, u: Tensor, c: Tensor, *, within_reach: bool = False) -> Tensor:
         """``tanh(r / 2) / r u`` with ``r = sqrt(c) |u|``."""
-        return radial_map(u, c, tanhc, inner=0.25, outer=0.5)
+        return radial_map(u, c, tanhc, inner=0.25, outer=0.5, reach=self.reach if within_reach else None)
 
     def logmap0(self, x: Tensor, c: Tensor) -> Tensor:
         """``2 atanh(s) / s x`` with ``s = sqrt(c) |x|``."""
@@ -244,11 +235,6 @@ class Poincare(Space):
     def midpoint(self, x: Tensor, weights: Tensor, c: Tensor) -> Tensor:
         """The gyromidpoint, through the hyperboloid."""
         return self.of_hyperboloid(self.hyperboloid.midpoint(self.to_hyperboloid(x, c), weights, c), c)
-
-    def halfway(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-        """As `midpoint`."""
-        x, y = self.to_hyperboloid(x, c), self.to_hyperboloid(y, c)
-        return self.of_hyperboloid(self.hyperboloid.halfway(x, y, c), c)
 
     def _inside(self, x: Tensor, c: Tensor) -> Tensor:
         """``1 - c |x|^2``, kept from 0 where rounding has put a point on the edge."""

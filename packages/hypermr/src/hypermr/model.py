@@ -10,7 +10,7 @@ from hypermr.config import ModelConfig
 from hypermr.data.knowledge_base import KnowledgeBase
 from hypermr.data.questions import TOPIC
 from hypermr.hypergraph.encoding import ABSENT, PAD, Vocabulary, relation_words
-from hypermr.layers import Norm, linear
+from hypermr.layers import Norm, SharedDropout, linear
 from hypermr.manifold import space_of
 from hypermr.method import ClosedHead, HyperMR, PointerHead
 from hypermr.neural_baselines import HypergraphConvolution, PathScorer
@@ -56,7 +56,7 @@ class Embeddings(nn.Module):
         self.path = linear(hops * d, d)
         self.passed = PassedEntities(len(kb.entities), hops, d) if config.entities == "ids" else None
         self.norm_question, self.norm_knowledge = Norm(d, 1.0), Norm(d, 1.0)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = SharedDropout(config.dropout)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """States of both sides, (batch, q, d) and (batch, k, d), and which of them are there.

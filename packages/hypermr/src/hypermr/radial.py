@@ -1,7 +1,7 @@
 """Functions of a square, smooth at 0 with their slopes: exponential maps, logarithmic maps and distances in one step.
 
-``sinhc(z^2) = sinh(z) / z``, and so on. Slopes are given in closed form, by series where that one cancels: fewer and
-safer steps than differentiating the formulas, and no slope is infinite times 0. They can be differentiated once.
+``sinhc(z^2) = sinh(z) / z``, and so on. Slopes are given in closed form and computed in float64: fewer and safer steps
+than differentiating the formulas, and no slope is infinite times 0. They can be differentiated once.
 """
 
 from __future__ import annotations
@@ -14,24 +14,22 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-SMALL = 1e-2
-"""Slopes at smaller squares are computed by series."""
+FLOOR = 1e-5
+"""Slopes at smaller squares are taken as the one here: that changes ``f(s) u`` by less than 1e-10 of its slope."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A function of a square.
+    """A function f of a square.
 
     Attributes:
         value: ``z -> f(z^2)``, for z > 0.
-        numerator: ``(z^2, f) -> 2 z^2 f'(z^2)``.
-        series: coefficients of ``f`` in the square.
+        slope: ``z -> f'(z^2)``, the derivative by the square, for z > 0.
         edge: squares at 1 and beyond are taken as just below 1.
     """
 
     value: Callable[[Tensor], Tensor]
-    numerator: Callable[[Tensor, Tensor], Tensor]
-    series: tuple[float, ...]
+    slope: Callable[[Tensor], Tensor]
     edge: bool = False
 
     def __call__(self, square: Tensor) -> Tensor:
@@ -46,65 +44,54 @@ class Ratio:
         """The function's values, without a gradient."""
         return self.value(square.clamp_min(torch.finfo(square.dtype).tiny).sqrt_())
 
-    def slope(self, square: Tensor, value: Tensor) -> Tensor:
-        """The derivative by the square, where `value` is the function's."""
-        small = square < SMALL
-        safe = torch.where(small, 1, square)
-        direct = self.numerator(square, value) / (2 * safe)
-        last = len(self.series) - 1
-        series = torch.full_like(square, last * self.series[last])
-        for power in range(last - 1, 0, -1):
-            series.mul_(square).add_(power * self.series[power])
-        return torch.where(small, series, direct)
+    def slope_at(self, square: Tensor) -> Tensor:
+        """Its slopes, in the type of the squares."""
+        return self.slope(square.double().clamp_min(FLOOR).sqrt_()).to(square.dtype)
 
 
 class _RatioFunction(Function):
     @staticmethod
     def forward(ctx: Any, square: Tensor, ratio: Ratio) -> Tensor:
-        value = ratio.at(square)
-        ctx.save_for_backward(square, value)
+        ctx.save_for_backward(square)
         ctx.ratio = ratio
-        return value
+        return ratio.at(square)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (gradient,) = grad_outputs
-        square, value = ctx.saved_tensors
-        return gradient * ctx.ratio.slope(square, value), None
+        (square,) = ctx.saved_tensors
+        return grad_outputs[0] * ctx.ratio.slope_at(square), None
 
 
 sinhc = Ratio(
     lambda z: torch.sinh(z) / z,
-    lambda square, value: torch.cosh(square.sqrt()) - value,
-    (1, 1 / 6, 1 / 120, 1 / 5040, 1 / 362880),
+    lambda z: (torch.cosh(z) - torch.sinh(z) / z) / (2 * z * z),
 )
 """``sinh(z) / z`` of ``z^2``."""
 
 asinhc = Ratio(
     lambda z: torch.asinh(z) / z,
-    lambda square, value: (1 + square).rsqrt() - value,
-    (1, -1 / 6, 3 / 40, -15 / 336, 105 / 3456, -945 / 42240, 10395 / 599040),
+    lambda z: ((1 + z * z).rsqrt() - torch.asinh(z) / z) / (2 * z * z),
 )
 """``asinh(z) / z`` of ``z^2``."""
 
 tanhc = Ratio(
     lambda z: torch.tanh(z) / z,
-    lambda square, value: 1 - square * value.square() - value,
-    (1, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925),
+    lambda z: (1 - torch.tanh(z).square() - torch.tanh(z) / z) / (2 * z * z),
 )
 """``tanh(z) / z`` of ``z^2``."""
 
 atanhc = Ratio(
     lambda z: torch.atanh(z) / z,
-    lambda square, value: 1 / (1 - square) - value,
-    tuple(1 / (2 * k + 1) for k in range(8)),
+    lambda z: (1 / (1 - z * z) - torch.atanh(z) / z) / (2 * z * z),
     edge=True,
 )
 """``atanh(z) / z`` of ``z^2``; at 1 and beyond as just below 1."""
 
 
-def radial_map(u: Tensor, c: Tensor, ratio: Ratio, *, inner: float = 1, outer: float = 1) -> Tensor:
+def radial_map(
+    u: Tensor, c: Tensor, ratio: Ratio, *, inner: float = 1, outer: float = 1, reach: float | None = None
+) -> Tensor:
     """Move points along their rays: ``outer f(inner c |u|^2) u``, in one step.
 
     Args:
@@ -113,30 +100,44 @@ def radial_map(u: Tensor, c: Tensor, ratio: Ratio, *, inner: float = 1, outer: f
         ratio: the function f.
         inner: factor of the square.
         outer: factor of the result.
+        reach: points with ``sqrt(c) |u|`` beyond are first pulled back to it.
     """
-    return _RadialMap.apply(u, torch.as_tensor(c, dtype=u.dtype, device=u.device), ratio, inner, outer)
+    return _RadialMap.apply(u, torch.as_tensor(c, dtype=u.dtype, device=u.device), ratio, inner, outer, reach)
 
 
 class _RadialMap(Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor, c: Tensor, ratio: Ratio, inner: float, outer: float) -> Tensor:
+    def forward(
+        ctx: Any, u: Tensor, c: Tensor, ratio: Ratio, inner: float, outer: float, reach: float | None
+    ) -> Tensor:
         norm = u.square().sum(-1, keepdim=True).mul_(inner)
         square = ratio.inside(norm * c)
-        value = ratio.at(square)
+        limit = None if reach is None else inner * reach**2
+        if limit is not None and bool((square > limit).any()):
+            value = ratio.at(square.clamp_max(limit)).mul_((limit / square.clamp_min(limit)).sqrt_())
+        else:
+            value, limit = ratio.at(square), None
+        if outer != 1:
+            value.mul_(outer)
         ctx.save_for_backward(u, c, norm, square, value)
-        ctx.parameters = ratio, inner, outer
-        return u * (value * outer if outer != 1 else value)
+        ctx.parameters = ratio, inner, outer, limit
+        return u * value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient,) = grad_outputs
         u, c, norm, square, value = ctx.saved_tensors
-        ratio, inner, outer = ctx.parameters
-        along = (gradient * u).sum(-1, keepdim=True).mul_(ratio.slope(square, value)).mul_(outer)
-        by_u = torch.addcmul(gradient * (value * outer), along * (2 * inner * c), u)
+        ratio, inner, outer, limit = ctx.parameters
+        slope = ratio.slope_at(square if limit is None else square.clamp_max(limit))
+        if outer != 1:
+            slope.mul_(outer)
+        if limit is not None:  # beyond the reach the length of the result does not change
+            slope = torch.where(square > limit, -value / (2 * square), slope)
+        along = (gradient * u).sum(-1, keepdim=True).mul_(slope)
+        by_u = torch.addcmul(gradient * value, along * (2 * inner * c), u)
         by_c = (along * norm).sum().reshape(c.shape) if ctx.needs_input_grad[1] else None
-        return by_u, by_c, None, None, None
+        return by_u, by_c, None, None, None, None
 
 
 def safe_sqrt(square: Tensor) -> Tensor:

@@ -131,3 +131,52 @@ class Progress:
         if self._bars is not None:
             for key in [key for key in self._step_bars if key not in keep]:
                 self._bars.remove_task(self._step_bars.pop(key))
+
+
+class StepProgress:
+    """Reports the steps of one job: call it with steps done, steps in all, and what else there is to say.
+
+    Use it as a context manager.
+
+    Args:
+        name: of the job.
+        stream: where to write, default stderr: a bar on a terminal, plain lines elsewhere.
+        interval: seconds between two plain lines that have no news.
+    """
+
+    def __init__(self, name: str, *, stream: TextIO | None = None, interval: float = 10.0) -> None:
+        self._name, self._interval = name, interval
+        self._stream = stream if stream is not None else sys.stderr
+        self._bars: Bars | None = None
+        self._bar: TaskID | None = None
+        self._last_line = 0.0
+        self._text = ""
+
+    def __enter__(self) -> StepProgress:
+        """Show the bar, where there is one."""
+        if self._stream.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bars = Bars(*columns, console=Console(file=self._stream), transient=True)
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def __call__(self, step: int, total: int, text: str = "") -> None:
+        """Say where it stands; a new text is said at once."""
+        news, self._text = text != self._text, text
+        if self._bars is not None:
+            description = text or self._name
+            if self._bar is None:
+                self._bar = self._bars.add_task(description, total=total)
+            self._bars.update(self._bar, completed=step, description=description)
+        elif news or step == total or time.monotonic() - self._last_line >= self._interval:
+            self._last_line = time.monotonic()
+            more = f"; {text}" if text else ""
+            print(f"{self._name}: step {step} of {total}{more}", file=self._stream, flush=True)

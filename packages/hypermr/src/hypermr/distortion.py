@@ -1,0 +1,188 @@
+"""How well a space holds a graph: embeddings of its entities, their distortion and their mean average precision.
+
+Entities are points of a geoopt manifold; geoopt's Riemannian Adam moves them so that distances, times one learnt
+scale, are those of the graph. The scale stands for the curvature: a space twice as curved is one half as large. All
+spaces start alike: each entity one step from the one before it in a tree of shortest ways, in a random direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import geoopt
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import breadth_first_order
+from torch import Tensor
+
+from hypermr.hyperbolicity import distances_from, root_of
+from hypermr.manifold import Poincare
+from mpo_core.errors import DivergedError
+
+PAIRS = 4096
+"""Pairs of a step."""
+SOURCES = 500
+"""Entities whose distances to all others are judged."""
+EDGE = 1.0
+"""Length of an edge of the graph at the start."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Points of a graph's nodes, and how well they hold it.
+
+    Attributes:
+        points: normal coordinates at the origin of the hyperbolic space with c = 1, or of flat space (nodes, d).
+        scale: lengths in the graph over lengths in the space.
+        distortion: mean of ``|scale d(x, y) / d_G(x, y) - 1|`` over the pairs that are judged.
+        worst: the largest over the smallest of ``d(x, y) / d_G(x, y)``.
+        precision: mean average precision of the neighbours of a node among all nodes, nearest first.
+        pairs: how many were judged.
+    """
+
+    points: Tensor
+    scale: float
+    distortion: float
+    worst: float
+    precision: float
+    pairs: int
+
+
+def embed_graph(
+    graph: csr_matrix,
+    d: int,
+    geometry: Literal["euclidean", "lorentz"],
+    *,
+    steps: int = 2000,
+    learning_rate: float = 0.1,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Embedding:
+    """Embed a connected graph.
+
+    Args:
+        graph: adjacency without directions.
+        d: dimension of the space.
+        geometry: flat or hyperbolic.
+        steps: of the optimiser, each on `PAIRS` pairs.
+        learning_rate: at the start; it falls to 0 along a cosine.
+        seed: of start and pairs.
+        on_progress: called after every step with steps done and steps in all.
+
+    Raises:
+        DivergedError: points or scale are no longer finite.
+    """
+    draw = np.random.default_rng(seed)
+    count = graph.indptr.size - 1
+    everything = torch.from_numpy(distances_from(graph, np.arange(count)).astype(np.float32))
+    space = _Hyperboloid(d) if geometry == "lorentz" else _Flat(d)
+    parameter: Any = geoopt.ManifoldParameter  # its __new__ has no types
+    points: Tensor = parameter(_started(graph, space, d, draw), manifold=space.manifold)
+    log_scale = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+    optimizer: Any = geoopt.optim.RiemannianAdam([points, log_scale], lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for step in range(steps):
+        one, two = (torch.from_numpy(draw.integers(0, count, size=PAIRS)) for _ in range(2))
+        apart = one != two
+        one, two = one[apart], two[apart]
+        wanted = everything[one, two].double()
+        found = space.distance(points[one], points[two]) * log_scale.exp()
+        loss = (found / wanted - 1).square().mean()
+        if not torch.isfinite(loss):
+            raise DivergedError(f"the embedding is no longer finite after step {step}; take a smaller learning rate.")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if on_progress is not None:
+            on_progress(step + 1, steps)
+    with torch.no_grad():
+        sources = torch.from_numpy(draw.choice(count, size=min(SOURCES, count), replace=False))
+        found = space.distance(points[sources].unsqueeze(1), points.unsqueeze(0))
+        wanted = everything[sources].double()
+        apart = wanted > 0
+        ratios = found[apart] / wanted[apart]
+        return Embedding(
+            points=space.coordinates_of(points.detach()),
+            scale=float(log_scale.exp()),
+            distortion=float((ratios * log_scale.exp() - 1).abs().mean()),
+            worst=float(ratios.max() / ratios.min().clamp_min(1e-12)),
+            precision=_mean_average_precision(found, wanted, sources),
+            pairs=int(apart.sum()),
+        )
+
+
+def disc(points: Tensor) -> Tensor:
+    """Points of the hyperbolic plane in the Poincare disc of radius 1, from their normal coordinates."""
+    return Poincare().expmap0(points, torch.ones((), dtype=points.dtype))
+
+
+def _mean_average_precision(found: Tensor, wanted: Tensor, sources: Tensor) -> float:
+    """Of the neighbours, those at the distance 1, in the order of the embedding."""
+    found = found.clone()
+    found[torch.arange(len(sources)), sources] = torch.inf  # a node is not its own neighbour
+    order = found.argsort(dim=-1)
+    hits = (wanted == 1).gather(1, order).double()
+    precision = hits.cumsum(-1) / torch.arange(1, hits.shape[1] + 1)
+    return float(((precision * hits).sum(-1) / hits.sum(-1)).mean())
+
+
+def _started(graph: csr_matrix, space: _Flat | _Hyperboloid, d: int, draw: np.random.Generator) -> Tensor:
+    """Points (nodes, d or d + 1): level by level from the middle, each at the length `EDGE` from the one before it."""
+    middle = root_of(graph)
+    order, before = breadth_first_order(graph, middle, directed=False)
+    depth = distances_from(graph, np.array([middle]))[0].astype(int)
+    steps = draw.normal(size=(graph.indptr.size - 1, d))
+    steps *= EDGE / np.linalg.norm(steps, axis=1, keepdims=True)
+    points = space.points_of(torch.zeros(len(steps), d, dtype=torch.float64))
+    for level in range(1, int(depth.max()) + 1):
+        here = order[depth[order] == level]
+        points[here] = space.step(points[before[here]], torch.from_numpy(steps[here]))
+    return points
+
+
+class _Flat:
+    def __init__(self, d: int) -> None:
+        self.manifold = geoopt.Euclidean(ndim=1)
+
+    def points_of(self, u: Tensor) -> Tensor:
+        return u
+
+    def step(self, x: Tensor, u: Tensor) -> Tensor:
+        return x + u
+
+    def coordinates_of(self, x: Tensor) -> Tensor:
+        return x
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        # the square of a small number has a gradient at 0, its root has not
+        return ((x - y).square().sum(-1) + 1e-24).sqrt()
+
+
+class _Hyperboloid:
+    """geoopt's hyperboloid with c = 1, times first."""
+
+    def __init__(self, d: int) -> None:
+        self.manifold = geoopt.Lorentz(k=1.0)
+
+    def points_of(self, u: Tensor) -> Tensor:
+        return self.manifold.expmap0(torch.nn.functional.pad(u, (1, 0)))
+
+    def step(self, x: Tensor, u: Tensor) -> Tensor:
+        """Along a tangent vector that was carried from the origin to x."""
+        carried = self.manifold.transp0(x, torch.nn.functional.pad(u, (1, 0)))
+        return self.manifold.expmap(x, carried)
+
+    def coordinates_of(self, x: Tensor) -> Tensor:
+        space = x[..., 1:]
+        length = space.norm(dim=-1, keepdim=True)
+        return space * torch.asinh(length) / length.clamp_min(1e-30)
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        # The chord by a difference of times, not by the product of points, which cancels for near ones.
+        gap = x - y
+        chord = (gap[..., 1:].square().sum(-1) - gap[..., 0].square()).clamp_min(0) + 1e-24
+        return 2 * torch.asinh(chord.sqrt() / 2)

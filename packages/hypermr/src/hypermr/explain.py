@@ -1,0 +1,189 @@
+"""Why a model answers as it does: the hypergraphs it saw, what it looked at, and a picture on the Poincare disc."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from hypermr.answer import Answered, Answerer, Candidate
+from hypermr.data.questions import Question
+from hypermr.distortion import disc, embed_graph
+from hypermr.hypergraph.hyperedges import Neighbourhood
+from hypermr.hypergraph.ngrams import ngrams
+from hypermr.hypergraph.walks import Walk
+from mpo_core.errors import UsageError
+
+MOST_DRAWN = 150
+"""Entities of a picture."""
+MOST_WALKS = 20
+"""Walks that are told of a hyperedge."""
+STEPS = 600
+"""Of the optimiser that places the entities of a picture."""
+ARC = 24
+"""Points of a drawn geodesic."""
+
+
+def explain(answerer: Answerer, answered: Answered, top: int = 5) -> dict[str, Any]:
+    """What stands behind an answer, fit for JSON.
+
+    Args:
+        answerer: that gave it.
+        answered: the answer.
+        top: so many candidates.
+    """
+    question = answered.question
+    if question is None:
+        return {"answers": [], "reason": answered.reason}
+    kb = answerer.kb
+    around = answerer.encoder.hypergraphs.around(kb.entity(question.topic))
+    told: dict[str, Any] = {
+        "question": question.text,
+        "topic": question.topic,
+        "question_hyperedges": [" ".join(words) for words in ngrams(question.tokens, answerer.model.config.ngram)],
+        "unknown_words": unknown_words(answerer, question),
+        "why_these_walks": around.sample.reason(),
+        "walks": len(around.sample.walks),
+        "hyperedges": len(around.hyperedges),
+        "answers": [_candidate(answerer, candidate) for candidate in answered.candidates[:top]],
+    }
+    if answered.reason:
+        told["reason"] = answered.reason
+    return told
+
+
+def unknown_words(answerer: Answerer, question: Question) -> list[str]:
+    """Words of a question that the model has never seen."""
+    known = set(answerer.encoder.vocabulary.words)
+    return [word for word in question.tokens if word not in known]
+
+
+def _candidate(answerer: Answerer, candidate: Candidate) -> dict[str, Any]:
+    kb = answerer.kb
+    return {
+        "entity": candidate.entity,
+        "probability": candidate.probability,
+        "because": [
+            {
+                "relations": [kb.relations[number] for number in hyperedge.relations],
+                "probability": chance,
+                "leads_to": len(hyperedge.ends),
+                "walks": [walk.text(kb) for walk in hyperedge.walks if kb.entities[walk.end] == candidate.entity][
+                    :MOST_WALKS
+                ],
+            }
+            for hyperedge, chance in candidate.hyperedges
+        ],
+    }
+
+
+def draw_walk(answerer: Answerer, answered: Answered) -> str:
+    """The entities around a topic on the Poincare disc, with the likeliest walk, as SVG.
+
+    Entities are placed so that hyperbolic distances are those of the graph (`hypermr.distortion`); lines are geodesics.
+
+    Args:
+        answerer: that gave the answer.
+        answered: the answer; without a topic there is nothing to draw.
+
+    Raises:
+        UsageError: there is nothing to draw.
+    """
+    from matplotlib.figure import Figure
+
+    if answered.question is None or not answered.candidates:
+        raise UsageError(f"there is nothing to draw: {answered.reason}")
+    around = answerer.encoder.hypergraphs.around(answerer.kb.entity(answered.question.topic))
+    best = _likeliest_walk(answered.candidates[0], around)
+    entities, edges = _subgraph(around, best)
+    place = {entity: number for number, entity in enumerate(entities)}
+    points = _placed(len(entities), [(place[one], place[two]) for one, two in edges])
+    figure = Figure(figsize=(7, 7), layout="constrained")
+    axes = figure.add_subplot()
+    turn = np.linspace(0, 2 * np.pi, 200)
+    axes.plot(np.cos(turn), np.sin(turn), color="0.6", linewidth=1)
+    for one, two in edges:
+        axes.plot(*_geodesic(points[place[one]], points[place[two]]).T, color="0.75", linewidth=0.8, zorder=1)
+    axes.scatter(*points.T, s=14, color="0.45", zorder=2)
+    way = list(zip(best.entities, best.relations, best.entities[1:], strict=False))
+    for number, (one, relation, two) in enumerate(way, start=1):
+        arc = _geodesic(points[place[one]], points[place[two]])
+        axes.plot(*arc.T, color="C3", linewidth=2, zorder=3)
+        axes.annotate(f"{number}  {_plain(answerer.kb.relations[relation])}", arc[ARC // 2], color="C3", fontsize=8)
+    for entity in dict.fromkeys(best.entities):
+        axes.annotate(
+            _plain(answerer.kb.entities[entity]),
+            points[place[entity]],
+            fontsize=9,
+            xytext=(4, 4),
+            textcoords="offset points",
+            zorder=4,
+        )
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    axes.set_title(_plain(answered.question.text.strip()), fontsize=10)
+    written = io.StringIO()
+    figure.savefig(written, format="svg")
+    return written.getvalue()
+
+
+def _plain(text: str) -> str:
+    """Matplotlib reads what stands between two dollar signs as a formula."""
+    return text.replace("$", r"\$")
+
+
+def _likeliest_walk(candidate: Candidate, around: Neighbourhood) -> Walk:
+    """Of the likeliest hyperedge, the first walk to the answer; of a closed vocabulary, any that leads there."""
+    if candidate.hyperedges:
+        return next(walk for walk in candidate.hyperedges[0][0].walks)
+    return around.sample.walks[0]
+
+
+def _subgraph(around: Neighbourhood, best: Walk) -> tuple[list[int], list[tuple[int, int]]]:
+    """Entities and edges of the walk, then of the others while there is room."""
+    entities = dict.fromkeys(best.entities)
+    edges = dict.fromkeys(_steps(best))
+    for walk in around.sample.walks:
+        new = [entity for entity in walk.entities if entity not in entities]
+        if len(entities) + len(new) <= MOST_DRAWN:
+            entities |= dict.fromkeys(new)
+            edges |= dict.fromkeys(_steps(walk))
+    return list(entities), list(edges)
+
+
+def _steps(walk: Walk) -> Iterator[tuple[int, int]]:
+    for one, two in zip(walk.entities, walk.entities[1:], strict=False):
+        if one != two:
+            yield min(one, two), max(one, two)
+
+
+def _placed(count: int, edges: list[tuple[int, int]]) -> np.ndarray:
+    """Points of the disc (count, 2)."""
+    if not edges:  # all walks go round in a circle of one
+        return np.zeros((count, 2))
+    rows, columns = np.array(edges).T
+    one_way = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count))
+    return disc(embed_graph(one_way + one_way.T, 2, "lorentz", steps=STEPS).points).numpy()
+
+
+def _geodesic(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Points along the shortest way on the disc, by Moebius addition (Ganea et al. 2018, Eq. 1)."""
+    x, y = (torch.as_tensor(point, dtype=torch.float64) for point in (one, two))
+    towards = _moebius(-x, y)
+    length = towards.norm()
+    if length < 1e-12:
+        return np.repeat(one[None], ARC, axis=0)
+    shares = torch.linspace(0, 1, ARC, dtype=torch.float64).unsqueeze(1)
+    steps = torch.tanh(shares * torch.atanh(length.clamp_max(1 - 1e-12))) * towards / length
+    return _moebius(x.expand_as(steps), steps).numpy()
+
+
+def _moebius(x: Tensor, y: Tensor) -> Tensor:
+    product = (x * y).sum(-1, keepdim=True)
+    xx, yy = x.square().sum(-1, keepdim=True), y.square().sum(-1, keepdim=True)
+    return ((1 + 2 * product + yy) * x + (1 - xx) * y) / (1 + 2 * product + xx * yy)

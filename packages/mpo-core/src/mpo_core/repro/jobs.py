@@ -1,0 +1,89 @@
+"""Jobs on a user's own model or data that may be stopped: what was asked for lies with the checkpoints.
+
+Until the output is complete, its unfinished parts lie in a folder beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mpo_core.errors import UsageError
+from mpo_core.repro.atomic import write_json_atomic
+from mpo_core.repro.config import StrictModel
+from mpo_core.repro.lock import folder_lock
+
+CONFIG = "config.json"
+
+
+@contextmanager
+def unfinished(out: Path, job: StrictModel, ending: str) -> Iterator[Path]:
+    """The folder of the unfinished parts of an output; it is removed when the block ends without an error.
+
+    Args:
+        out: the output, which must not exist.
+        job: everything that decides what comes out; a job is gone on with only by the very same.
+        ending: what the folder is called behind the name of the output.
+
+    Raises:
+        UsageError: `out` exists, another job was begun there, or another process is at it.
+    """
+    refuse_existing(out)
+    folder = out.with_name(f"{out.name}.{ending}")
+    asked = job.model_dump(mode="json")
+    check_begun(folder, asked)
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder_lock(folder):
+        write_json_atomic(folder / CONFIG, asked)
+        yield folder
+    shutil.rmtree(folder)
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        UsageError: the path exists.
+    """
+    if path.exists():
+        raise UsageError(f"{path} exists already; give one that does not, nothing is overwritten.")
+
+
+def check_begun(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Hold what is asked for now against what a job was begun with.
+
+    Raises:
+        UsageError: they differ, or the file is damaged.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return
+    try:
+        saved: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}); remove {folder} to begin anew.") from error
+    name = _first_difference(saved, asked)
+    if name is not None:
+        raise UsageError(
+            f"{folder} was begun with {name} = {_at(saved, name)!r}, but now it is {_at(asked, name)!r}; give the "
+            "options it was begun with, another output folder, or remove it."
+        )
+
+
+def _first_difference(one: Any, two: Any, name: str = "") -> str | None:
+    """The dotted name of the first value that differs."""
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        keys = sorted({*one, *two}, key=str)
+        found = (_first_difference(one.get(key), two.get(key), f"{name}.{key}" if name else str(key)) for key in keys)
+        return next((each for each in found if each is not None), None)
+    return None if one == two else name
+
+
+def _at(content: Any, name: str) -> Any:
+    for key in name.split("."):
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
