@@ -108,23 +108,41 @@ class ModelConfig(StrictModel):
         return self
 
 
+class EmbeddingConfig(StrictModel):
+    """An embedding of a knowledge base's largest component.
+
+    Attributes:
+        geometry: of the space.
+        d: its dimension.
+        of: the graph of the ``component``, or its ``tree`` of shortest ways.
+        steps: of the optimiser.
+    """
+
+    geometry: Literal["euclidean", "lorentz"]
+    d: int = Field(ge=1)
+    of: Literal["component", "tree"] = "component"
+    steps: int = Field(default=2000, ge=1)
+
+
 class Arm(ArmConfig):
-    """One way to answer.
+    """One way to answer, or one embedding.
 
     Attributes:
         answers: ``answer-topic``, ``copy-nearest`` or ``random-path`` (`hypermr.baselines`), or ``model``.
         model: which one.
+        embedding: embed the knowledge base, and ask nothing.
         data: what differs from the study's data.
     """
 
     answers: Literal["answer-topic", "copy-nearest", "random-path", "model"] = "model"
     model: ModelConfig = ModelConfig()
+    embedding: EmbeddingConfig | None = None
     data: dict[str, str | int | float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _models_are_trained(self) -> Arm:
         if (self.answers == "model") != bool(self.learning_rates):
-            raise ValueError("a model needs learning_rates, and nothing else takes them")
+            raise ValueError("a model or an embedding needs learning_rates, and nothing else takes them")
         return self
 
 

@@ -7,11 +7,11 @@ spaces start alike: each entity one step from the one before it in a tree of sho
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import geoopt
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
@@ -21,6 +21,11 @@ from torch import Tensor
 from hypermr.hyperbolicity import distances_from, root_of
 from hypermr.manifold import Poincare
 from mpo_core.errors import DivergedError
+
+with warnings.catch_warnings():
+    # It still compiles its formulas with torch.jit, which torch means to give up.
+    warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
+    import geoopt
 
 PAIRS = 4096
 """Pairs of a step."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from hypermr.answer import Answered, Answerer, Candidate
 from hypermr.data.questions import Question
-from hypermr.distortion import disc, embed_graph
 from hypermr.hypergraph.hyperedges import Neighbourhood
 from hypermr.hypergraph.ngrams import ngrams
 from hypermr.hypergraph.walks import Walk
@@ -164,6 +163,8 @@ def _steps(walk: Walk) -> Iterator[tuple[int, int]]:
 
 def _placed(count: int, edges: list[tuple[int, int]]) -> np.ndarray:
     """Points of the disc (count, 2)."""
+    from hypermr.distortion import disc, embed_graph
+
     if not edges:  # all walks go round in a circle of one
         return np.zeros((count, 2))
     rows, columns = np.array(edges).T

@@ -11,6 +11,7 @@ from hypermr.answer import BATCH, Answerer
 from hypermr.data.questions import Question
 from hypermr.layers import Ledger, ToSpace
 from hypermr.method import Curvatures
+from mpo_core.errors import UsageError
 
 BINS = 24
 """Of the histogram of radii."""
@@ -44,19 +45,22 @@ def look_inside(answerer: Answerer, questions: Sequence[Question]) -> Inside:
     Args:
         answerer: with the model.
         questions: some hundreds are enough.
+
+    Raises:
+        UsageError: its network has no curvature.
     """
     model = answerer.model
     rows = [answerer.encoder.encode(question) for question in questions]
     entrances = [module for module in model.modules() if isinstance(module, ToSpace)]
-    holders = [module for module in model.modules() if isinstance(module, Curvatures)]
+    holder = next((module for module in model.modules() if isinstance(module, Curvatures)), None)
+    if holder is None:
+        raise UsageError(f"the network {model.config.network} has no curvature to look at.")
     ledger = Ledger()
     training, was = model.training, {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.eval().double()
     for entrance in entrances:
         entrance.ledger = ledger
-    for holder in holders:
-        holder.watch = True
-    totals = torch.zeros(model.curvatures.numel(), dtype=torch.float64)
+    gradients = torch.zeros(holder.count, dtype=torch.float64)
     try:
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
@@ -64,17 +68,14 @@ def look_inside(answerer: Answerer, questions: Sequence[Question]) -> Inside:
                 name: tensor.double() if tensor.is_floating_point() else tensor
                 for name, tensor in answerer.encoder.batch(part).items()
             }
-            loss = model.loss(model(batch), batch)
-            for holder in holders:
-                if holder.watched is not None:
-                    (gradient,) = torch.autograd.grad(loss, holder.watched, retain_graph=True, allow_unused=True)
-                    if gradient is not None:
-                        totals += gradient * len(part) / len(rows)
+            with holder.watch() as curvatures:
+                loss = model.loss(model(batch), batch)
+                (gradient,) = torch.autograd.grad(loss, curvatures, allow_unused=True)
+            if gradient is not None:
+                gradients += gradient * len(part) / len(rows)
     finally:
         for entrance in entrances:
             entrance.ledger = None
-        for holder in holders:
-            holder.watch, holder.watched = False, None
         model.float()
         model.load_state_dict(was)
         model.train(training)
@@ -82,8 +83,8 @@ def look_inside(answerer: Answerer, questions: Sequence[Question]) -> Inside:
     reach = max((entrance.space.reach for entrance in entrances), default=0.0)
     histogram = torch.histc(radii, BINS, 0, reach) / max(1, len(radii)) if len(radii) else torch.zeros(BINS)
     return Inside(
-        curvatures=[float(c) for c in model.curvatures],
-        gradients=totals.tolist(),
+        curvatures=model.curvatures.tolist(),
+        gradients=gradients.tolist(),
         clipped=ledger.clipped / max(1, ledger.seen),
         points=ledger.seen,
         radii=histogram.tolist(),

@@ -9,7 +9,8 @@ nothing, whatever the curvature, and the network is the flat one (docs/errata.md
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -19,11 +20,11 @@ from torch.nn import functional
 from hypermr.config import ModelConfig
 from hypermr.layers import EncoderLayer, Norm, OtherStates, States, ToSpace, linear
 from hypermr.manifold import Lorentz, Space, space_of
-from hypermr.radial import asinhc, atanhc, radial_map, sinhc, tanhc
+from hypermr.radial import atanhc, radial_map, tanhc
 from mpo_core.repro.training import Batch
 
 RELEASED_SCALE = 0.1
-"""The factor in the released code's exponential map of the hyperboloid."""
+"""The factor of the vector in the released code's exponential map of the hyperboloid."""
 
 
 class Curvatures(nn.Module):
@@ -40,7 +41,6 @@ class Curvatures(nn.Module):
     def __init__(self, count: int, kind: str, start: float) -> None:
         super().__init__()
         self.count = count
-        self.watch = False
         self.watched: Tensor | None = None
         raw = torch.full((1 if kind == "shared" else count,), math.log(math.expm1(start)))
         if kind == "fixed":
@@ -50,12 +50,19 @@ class Curvatures(nn.Module):
 
     def forward(self) -> Tensor:
         """All of them, of shape (count,)."""
-        # A tensor of its own where fixed ones are watched: so even these have a gradient to look at.
-        values = functional.softplus(self.raw).expand(self.count)
-        if self.watch:
-            self.watched = values if values.requires_grad else values.clone().requires_grad_()
+        if self.watched is not None:
             return self.watched
-        return values
+        return functional.softplus(self.raw).expand(self.count)
+
+    @contextmanager
+    def watch(self) -> Iterator[Tensor]:
+        """While the block runs, all that is computed depends on the tensor that this gives, also where `c` is fixed."""
+        values = self().detach().clone().requires_grad_()
+        self.watched = values
+        try:
+            yield values
+        finally:
+            self.watched = None
 
 
 class Stage(nn.Module):
@@ -160,14 +167,14 @@ def there_and_back(u: States, c: Tensor, maps: str = "exact") -> States:
     Args:
         u: coordinates.
         c: curvature.
-        maps: ``exact``; ``released-hyperboloid``, whose exp0 is scaled by 0.1; or ``released-ball``, whose log0 takes
-            the sigmoid of the norm for the norm.
+        maps: ``exact``; ``released-hyperboloid``, whose exp0 takes a tenth of the vector; or ``released-ball``, whose
+            log0 takes the sigmoid of the norm for the norm.
     """
+    space = Lorentz()
     if maps == "exact":
-        space = Lorentz()
         return space.logmap0(space.expmap0(u, c), c)
     if maps == "released-hyperboloid":
-        return radial_map(RELEASED_SCALE * radial_map(u, c, sinhc), c, asinhc)
+        return space.logmap0(space.expmap0(RELEASED_SCALE * u, c), c)
     x = radial_map(u, c, tanhc)
     sigmoid = x.norm(dim=-1, keepdim=True).sigmoid()
     return atanhc(c * sigmoid.square()) * x

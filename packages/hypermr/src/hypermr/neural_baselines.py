@@ -79,26 +79,27 @@ class HypergraphConvolution(nn.Module):
         """As `hypermr.method.HyperMR`."""
         states = torch.cat([question, knowledge], dim=1)
         rows, width, d = states.shape
-        incidence = self.incidence(batch, question.shape[1], width)
+        incidence = self.incidence(batch, present[0], width)
         flat = states.reshape(rows * width, d)
         for norm, layer in zip(self.norms, self.layers, strict=True):
             flat = flat + self.dropout(layer(norm(flat), incidence).relu())
         states = flat.view(rows, width, d)
         return states[:, : question.shape[1]], states[:, question.shape[1] :]
 
-    def incidence(self, batch: Batch, n_question: int, width: int) -> Tensor:
+    def incidence(self, batch: Batch, there: Tensor, width: int) -> Tensor:
         """Which state holds which word: pairs (state, word of a row), of shape (2, pairs).
 
         Args:
             batch: as `hypermr.hypergraph.encoding.Encoder.batch` makes it.
-            n_question: states of a question's n-grams.
+            there: which states of a question's n-grams are (batch, q).
             width: states of a row, those of knowledge behind.
         """
         tokens, relations = batch["tokens"], batch["relations"]
-        rows = torch.arange(len(tokens), device=tokens.device)
+        n_question = there.shape[1]
         pieces: list[tuple[Tensor, Tensor, Tensor]] = []  # row, state, word
         for shift in range(min(self.ngram, tokens.shape[1])):
             words = tokens[:, shift : shift + n_question]
+            words = words * there[:, : words.shape[1]]
             row, place = words.nonzero(as_tuple=True)
             pieces.append((row, place, words[row, place]))
         row, edge, step = (relations != ABSENT).nonzero(as_tuple=True)
@@ -109,5 +110,5 @@ class HypergraphConvolution(nn.Module):
         pieces.append((row[first], n_question + edge[first], torch.full_like(row[first], self.topic)))
         row, state, word = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         _, hyperedge = torch.unique(torch.stack([row, word]), dim=1, return_inverse=True)
-        pairs = torch.stack([rows[row] * width + state, hyperedge])
+        pairs = torch.stack([row * width + state, hyperedge])
         return torch.unique(pairs, dim=1)

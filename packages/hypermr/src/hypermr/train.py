@@ -8,16 +8,18 @@ from pathlib import Path
 
 from hypermr.answer import Answerer, make_answerer
 from hypermr.baselines import BASELINES
-from hypermr.config import Config, DataConfig, ModelConfig
+from hypermr.config import Config, DataConfig, EmbeddingConfig, ModelConfig
 from hypermr.data.loading import load_data
 from hypermr.data.questions import Question, QuestionSet
 from hypermr.data.splits import make_split
+from hypermr.distortion import embed_graph
 from hypermr.evaluate import hit_chance, judge, report_split
+from hypermr.hyperbolicity import largest_component, spanning_tree
 from hypermr.hypergraph.encoding import QuestionBatches, Vocabulary
 from hypermr.inspection import look_inside
 from hypermr.model import AnswerModel
 from mpo_core import count_parameters
-from mpo_core.errors import UsageError
+from mpo_core.errors import DivergedError, UsageError
 from mpo_core.repro.config import TrainingConfig
 from mpo_core.repro.record import Measurement, ParameterCount, TrialOutcome
 from mpo_core.repro.seeding import seed_everything
@@ -134,6 +136,8 @@ def run_trial(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
     """
     arm = config.arms[trial.arm]
     data = config.data_of(trial.arm)
+    if arm.embedding is not None:
+        return _embed(arm.embedding, data, trial)
     parts = load_parts(data)
     judged = parts.dev if trial.split == "select" else parts.test
     report = report_split(parts.train, judged)
@@ -172,14 +176,41 @@ def run_trial(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
     arrays = log.arrays() if len(log.steps) > 1 else {}
     if arm.model.network == "hypermr" and arm.model.geometry != "euclidean":
         inside = look_inside(answerer, parts.dev)
-        for number, (c, gradient) in enumerate(zip(inside.curvatures, inside.gradients, strict=True), start=1):
-            metrics[f"curvature_{number}"] = Measurement(value=c)
-            metrics[f"curvature_gradient_{number}"] = Measurement(value=gradient, n=len(parts.dev), split="select")
+        for name, value in {
+            "least_curvature": min(inside.curvatures),
+            "largest_curvature": max(inside.curvatures),
+            "largest_curvature_gradient": max(map(abs, inside.gradients)),
+        }.items():
+            metrics[name] = Measurement(value=value, n=len(parts.dev), split="select")
+        arrays["curvature gradients/by stage, the head last"] = inside.gradients
         if inside.points:
             metrics["clipped_share"] = Measurement(value=inside.clipped, n=inside.points, split="select")
             metrics["radius"] = Measurement(value=inside.radius, n=inside.points, split="select")
             arrays["radii/share of points"] = inside.radii
     return TrialOutcome(parameters=parameters, metrics=metrics, series=fitted.series, arrays=arrays)
+
+
+def _embed(embedding: EmbeddingConfig, data: DataConfig, trial: Trial) -> TrialOutcome:
+    """How well a space holds the knowledge base; nothing is set apart to judge on, so all trials are judged alike."""
+    graph, _, _ = largest_component(load_data(data).kb)
+    graph = spanning_tree(graph) if embedding.of == "tree" else graph
+    rate = trial.learning_rate or 0.0
+    try:
+        made = embed_graph(
+            graph, embedding.d, embedding.geometry, steps=embedding.steps, learning_rate=rate, seed=trial.seed
+        )
+    except DivergedError as error:
+        return TrialOutcome(status="diverged", notes=[str(error)])
+    radii = made.points.norm(dim=-1)
+    values = {"distortion": made.distortion, "precision": made.precision, "worst_distortion": made.worst}
+    return TrialOutcome(
+        parameters=ParameterCount(total=made.points.numel() + 1, trained=made.points.numel() + 1),
+        metrics={
+            **{name: Measurement(value=value, n=made.pairs) for name, value in values.items()},
+            "scale": Measurement(value=made.scale),
+            "radius": Measurement(value=float(radii.mean()), n=len(radii)),
+        },
+    )
 
 
 def _measured(values: dict[str, float | None], n: int, split: str) -> dict[str, Measurement]:

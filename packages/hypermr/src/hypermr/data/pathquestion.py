@@ -12,7 +12,7 @@ from typing import Any
 
 from hypermr.data.knowledge_base import KnowledgeBase, read_knowledge_base
 from hypermr.data.lines import columns_of, read_rows
-from hypermr.data.questions import TOPIC, Question, QuestionSet
+from hypermr.data.questions import Question, QuestionSet, tokenize
 from mpo_core.errors import InputFileError, UsageError
 
 FOLDER = "pathquestion"
@@ -69,12 +69,9 @@ def parse_question(columns: list[str], kb: KnowledgeBase) -> Question:
             raise ValueError(f"{entity!r} is no entity of {kb.name}")
     if label not in answers:
         raise ValueError(f"the label {label!r} is not among the answers")
-    tokens = text.split()
-    if topic not in tokens:
+    if topic not in text.split():
         raise ValueError(f"the topic {topic!r} is no token of the question")
-    place = tokens.index(topic)
-    words = tuple(TOPIC if number == place else token.lower() for number, token in enumerate(tokens))
-    return Question(text, words, topic, answers, relations, label)
+    return Question(text, tokenize(text, topic), topic, answers, relations, label)
 
 
 def _splits(path: Path, name: str, count: int) -> dict[str, dict[str, list[int]]]:

@@ -14,7 +14,7 @@ from mpo_core.errors import InputFileError
 TOPIC = "<topic>"
 """Stands for the topic entity among the tokens of a question."""
 
-_WORD = re.compile(r"\w+|[^\w\s]")
+_WORD = re.compile(r"'s\b|\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
