@@ -14,7 +14,7 @@ class DataConfig(StrictModel):
 
     Attributes:
         name: a set of PathQuestion (``PQ-2H, PQ-3H, PQL-2H, PQL-3H, PQL-3H_more``), ``hierarchy`` for a generated one,
-            or ``own`` with ``kb`` and ``questions``.
+            ``KVQA``, or ``own`` with ``kb`` and ``questions``.
         split: ``random-SEED``, ``topic-disjoint-SEED``, or one that the data brings.
         hops: relations of a walk, at most.
         inverse: every triple can be walked backwards, too.
@@ -63,6 +63,7 @@ class ModelConfig(StrictModel):
         head: ``pointer`` names the end of a hyperedge, ``closed`` one of the labels of the training questions.
         hyperedges: ``walks``: each walk is one, as in the paper; ``paths``: walks with the same relations are one.
         entities: what a hyperedge knows of its entities: nothing, or a vector of each (``ids``).
+        names: a hyperedge knows where the question calls its relations by their names.
         positions: of the question's hyperedges: from the ``topic``, or from the start (``absolute``).
         ngram: tokens of a question's hyperedge.
         cap: hyperedges' walks per question, at most.
@@ -85,6 +86,7 @@ class ModelConfig(StrictModel):
     head: Literal["pointer", "closed"] = "pointer"
     hyperedges: Literal["paths", "walks"] = "paths"
     entities: Literal["none", "ids"] = "none"
+    names: bool = True
     positions: Literal["topic", "absolute"] = "topic"
     ngram: int = Field(default=3, ge=1)
     cap: int | None = Field(default=None, ge=1)
@@ -92,8 +94,8 @@ class ModelConfig(StrictModel):
     heads: int = Field(default=4, ge=1)
     stages: int = Field(default=3, ge=1)
     layers: int = Field(default=1, ge=1)
-    widening: int = Field(default=2, ge=1)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    widening: int = Field(default=1, ge=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
     radius: float = Field(default=2.0, gt=0)
     stage_relu: bool = False
 

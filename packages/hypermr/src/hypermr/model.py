@@ -28,7 +28,8 @@ class Embeddings(nn.Module):
     A question's hyperedge: the vectors of its tokens side by side, through a linear map, plus a vector of its position.
     A knowledge's: those of its relations side by side, through a linear map, plus, where wanted, the mean over its
     walks of the vectors of the entities. A relation's vector comes from the words of its name; these are the words of
-    questions, too.
+    questions, too. Where the question calls a relation by its name, the hyperedge knows at which places it does
+    (``names: true``): that holds for relations that no training question asks for, too.
 
     Args:
         config: sizes and forms.
@@ -54,6 +55,7 @@ class Embeddings(nn.Module):
         self.positions = nn.Embedding(2 * REACH_OF_POSITIONS + 1, d)
         nn.init.normal_(self.positions.weight, std=0.5)
         self.path = linear(hops * d, d)
+        self.named = NamedRelations(hops, d) if config.names else None
         self.passed = PassedEntities(len(kb.entities), hops, d) if config.entities == "ids" else None
         self.norm_question, self.norm_knowledge = Norm(d, 1.0), Norm(d, 1.0)
         self.dropout = SharedDropout(config.dropout)
@@ -73,20 +75,28 @@ class Embeddings(nn.Module):
         count = tokens.shape[1] - self.ngram + 1
         words = self.words(tokens)
         side_by_side = torch.cat([words[:, start : start + count] for start in range(self.ngram)], dim=-1)
-        places = torch.arange(count, device=tokens.device).expand(len(tokens), -1)
-        if self.from_topic:
-            places = places - batch["topic_place"].unsqueeze(1)
-        places = places.clamp(-REACH_OF_POSITIONS, REACH_OF_POSITIONS) + REACH_OF_POSITIONS
-        states = self.question(side_by_side) + self.positions(places)
+        states = self.question(side_by_side) + self.positions(self.places(batch, count))
         there = tokens[:, self.ngram - 1 :] != self.pad
         return self.dropout(self.norm_question(states)), _at_least_one(there)
 
     def of_knowledge(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Of its hyperedges."""
         states = self.path(self.of_relations(batch["relations"]).flatten(2))
+        if self.named is not None:
+            places = self.places(batch, batch["tokens"].shape[1])
+            names = self.relation_words[batch["relations"].clamp_min(0)][..., 0]
+            states = states + self.named(names * (batch["relations"] != ABSENT), batch["tokens"], places)
         if self.passed is not None:
             states = states + self.passed(batch["walks"], batch["walk_edge"], states.shape[1])
         return self.dropout(self.norm_knowledge(states)), _at_least_one(batch["relations"][..., 0] != ABSENT)
+
+    def places(self, batch: Batch, count: int) -> Tensor:
+        """Numbers of the positions of so many places in a row, (batch, count)."""
+        tokens = batch["tokens"]
+        places = torch.arange(count, device=tokens.device).expand(len(tokens), -1)
+        if self.from_topic:
+            places = places - batch["topic_place"].unsqueeze(1)
+        return places.clamp(-REACH_OF_POSITIONS, REACH_OF_POSITIONS) + REACH_OF_POSITIONS
 
     def of_relations(self, relations: Tensor) -> Tensor:
         """Vectors of relations by number; 0 for absent ones."""
@@ -97,6 +107,34 @@ class Embeddings(nn.Module):
             count = (rest != self.pad).sum(-1, keepdim=True).clamp_min(1)
             vectors = vectors + self.rest_of_name(self.words(rest).sum(-2) / count)
         return vectors * (relations != ABSENT).unsqueeze(-1)
+
+
+class NamedRelations(nn.Module):
+    """At which places a question names the relations of a hyperedge: vectors of the places, mapped linearly.
+
+    Args:
+        hops: relations of a walk, at most.
+        d: dimension.
+    """
+
+    def __init__(self, hops: int, d: int) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(2 * REACH_OF_POSITIONS + 1, d)
+        self.side_by_side = linear(hops * d, d)
+
+    def forward(self, names: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
+        """States (batch, k, d).
+
+        Args:
+            names: the words of the relations (batch, k, hops), 0 for none.
+            tokens: words of the question (batch, t), 0 for none.
+            places: their positions (batch, t).
+        """
+        same = (names.unsqueeze(-1) == tokens[:, None, None, :]) & (names != 0).unsqueeze(-1)
+        vectors = self.vectors(places)
+        shares = same.to(vectors.dtype) / same.sum(-1, keepdim=True).clamp_min(1)
+        found = (shares.flatten(1, 2) @ vectors).view(*names.shape, -1)
+        return self.side_by_side(found.flatten(2))
 
 
 class PassedEntities(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hypermr.config import DataConfig
+from hypermr.data import kvqa
 from hypermr.data.hierarchies import HierarchyConfig, generate_hierarchy
 from hypermr.data.knowledge_base import read_knowledge_base
 from hypermr.data.pathquestion import FOLDER, KNOWLEDGE_BASES, load_pathquestion
@@ -26,9 +27,16 @@ def load_data(config: DataConfig) -> QuestionSet:
     if config.name == "own":
         kb = read_knowledge_base(Path(str(config.kb)).expanduser(), inverse=config.inverse)
         return read_questions(Path(str(config.questions)).expanduser(), kb)
-    if config.name not in KNOWLEDGE_BASES:
-        raise UsageError(f"unknown data {config.name!r}; expected hierarchy, own, {', '.join(KNOWLEDGE_BASES)}.")
     folder = data_folder()
+    if config.name == "KVQA":
+        if folder is None or not (folder / kvqa.FOLDER).is_dir():
+            raise InputFileError(
+                f"KVQA is not there: give --data-dir (or set {DATA_VARIABLE}) to a folder that holds {kvqa.FOLDER}/ "
+                f"with {kvqa.QUESTIONS} and {kvqa.FACTS}, from its authors."
+            )
+        return kvqa.load_kvqa(folder / kvqa.FOLDER, inverse=config.inverse)
+    if config.name not in KNOWLEDGE_BASES:
+        raise UsageError(f"unknown data {config.name!r}; expected hierarchy, own, KVQA, {', '.join(KNOWLEDGE_BASES)}.")
     if folder is None or not (folder / FOLDER).is_dir():
         raise InputFileError(
             f"PathQuestion is not there: give --data-dir (or set {DATA_VARIABLE}) to a folder that holds {FOLDER}/ "
