@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from mpo_core.repro.progress import Progress
+from mpo_core.repro.progress import Progress, StepProgress
 
 
 class Terminal(io.StringIO):
@@ -64,3 +64,24 @@ def test_stdout_stays_clean(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     assert "final-a-seed2 diverged" in err
+
+
+def test_steps_of_a_job_in_plain_lines() -> None:
+    stream = io.StringIO()
+    with StepProgress("train", stream=stream, interval=60.0) as progress:
+        for step in range(1, 6):
+            progress(step, 5, "size 90 %" if step >= 3 else "")
+    assert stream.getvalue().splitlines() == [
+        "train: step 1 of 5",
+        "train: step 3 of 5; size 90 %",
+        "train: step 5 of 5; size 90 %",
+    ]
+
+
+def test_steps_of_a_job_as_a_bar() -> None:
+    stream = Terminal()
+    with StepProgress("train", stream=stream) as progress:
+        for step in range(1, 6):
+            progress(step, 5)
+    assert "train" in stream.getvalue()
+    assert "5/5" in stream.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -101,28 +102,38 @@ def draw_walk(answerer: Answerer, answered: Answered) -> str:
     best = _likeliest_walk(answered.candidates[0], around)
     entities, edges = _subgraph(around, best)
     place = {entity: number for number, entity in enumerate(entities)}
-    points = _placed(len(entities), [(place[one], place[two]) for one, two in edges])
-    figure = Figure(figsize=(7, 7), layout="constrained")
+    points = _placed(len(entities), [(place[one], place[two]) for one, two in edges], place[best.entities[0]])
+    figure = Figure(figsize=(7, 7.5), layout="constrained")
     axes = figure.add_subplot()
     turn = np.linspace(0, 2 * np.pi, 200)
     axes.plot(np.cos(turn), np.sin(turn), color="0.6", linewidth=1)
     for one, two in edges:
         axes.plot(*_geodesic(points[place[one]], points[place[two]]).T, color="0.75", linewidth=0.8, zorder=1)
     axes.scatter(*points.T, s=14, color="0.45", zorder=2)
-    way = list(zip(best.entities, best.relations, best.entities[1:], strict=False))
-    for number, (one, relation, two) in enumerate(way, start=1):
-        arc = _geodesic(points[place[one]], points[place[two]])
-        axes.plot(*arc.T, color="C3", linewidth=2, zorder=3)
-        axes.annotate(f"{number}  {_plain(answerer.kb.relations[relation])}", arc[ARC // 2], color="C3", fontsize=8)
-    for entity in dict.fromkeys(best.entities):
+    for one, two in pairwise(best.entities):
+        axes.plot(*_geodesic(points[place[one]], points[place[two]]).T, color="C3", linewidth=2, zorder=3)
+    numbers: dict[int, list[str]] = {}
+    for number, entity in enumerate(best.entities):
+        numbers.setdefault(place[entity], []).append(str(number))
+    for where, passed in numbers.items():
         axes.annotate(
-            _plain(answerer.kb.entities[entity]),
-            points[place[entity]],
-            fontsize=9,
-            xytext=(4, 4),
+            ", ".join(passed),
+            points[where],
+            fontsize=10,
+            weight="bold",
+            color="C3",
+            xytext=(5, 5),
             textcoords="offset points",
             zorder=4,
         )
+    names = [_plain(answerer.kb.entities[entity]) for entity in best.entities]
+    relations = [
+        f"  {_plain(answerer.kb.relations[relation])} of {number}" for number, relation in enumerate(best.relations)
+    ]
+    walk = "\n".join(
+        f"{number}  {name}{how}" for number, (name, how) in enumerate(zip(names, ["", *relations], strict=True))
+    )
+    axes.text(0, -1.05, walk, ha="center", va="top", fontsize=9)
     axes.set_aspect("equal")
     axes.set_axis_off()
     axes.set_title(_plain(answered.question.text.strip()), fontsize=10)
@@ -156,20 +167,21 @@ def _subgraph(around: Neighbourhood, best: Walk) -> tuple[list[int], list[tuple[
 
 
 def _steps(walk: Walk) -> Iterator[tuple[int, int]]:
-    for one, two in zip(walk.entities, walk.entities[1:], strict=False):
+    for one, two in pairwise(walk.entities):
         if one != two:
             yield min(one, two), max(one, two)
 
 
-def _placed(count: int, edges: list[tuple[int, int]]) -> np.ndarray:
-    """Points of the disc (count, 2)."""
+def _placed(count: int, edges: list[tuple[int, int]], middle: int) -> np.ndarray:
+    """Points of the disc (count, 2), one of them in its middle."""
     from hypermr.distortion import disc, embed_graph
 
     if not edges:  # all walks go round in a circle of one
         return np.zeros((count, 2))
     rows, columns = np.array(edges).T
     one_way = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count))
-    return disc(embed_graph(one_way + one_way.T, 2, "lorentz", steps=STEPS).points).numpy()
+    points = disc(embed_graph(one_way + one_way.T, 2, "lorentz", steps=STEPS).points)
+    return _moebius(-points[middle].expand_as(points), points).numpy()
 
 
 def _geodesic(one: np.ndarray, two: np.ndarray) -> np.ndarray:

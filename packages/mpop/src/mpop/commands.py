@@ -116,7 +116,7 @@ def squeeze_job(
 def squeeze(job: SqueezeJob, out: Path) -> None:
     """Squeeze a model into a new folder; a bar tells step, size, widest bond and metric."""
     with SqueezeProgress() as progress:
-        result = squeeze_model(job, out, progress)
+        result = squeeze_model(job, out, progress.report)
     table = Table("step", "size", "cuts", "metric before the cuts")
     for point in result.history:
         metric = "" if point["metric"] is None else f"{point['metric']:.4f}"

@@ -6,9 +6,7 @@ checkpoints of the training.
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,14 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedModel
 
 from mpo_core import DivergedError, UsageError, count_parameters
-from mpo_core.repro.atomic import write_json_atomic
 from mpo_core.repro.config import StrictModel, TaskConfig, TrainingConfig
-from mpo_core.repro.lock import folder_lock
+from mpo_core.repro.jobs import unfinished
 from mpo_core.repro.models import load_model, load_tokenizer, resolve_model
 from mpo_core.repro.record import Measurement
 from mpo_core.repro.tasks import EncodedExample, TextBatches, TextTask, encode_split, evaluate_task, load_task
 from mpo_core.repro.training import fit
 from mpop.config import Arm, Compression
-from mpop.model import refuse_existing, save_compressed
+from mpop.model import save_compressed
 from mpop.train import Squeezing, apply_arm, make_squeezing
 
 Report = Callable[[int, int, Squeezing], None]
@@ -85,22 +82,17 @@ def squeeze_model(job: SqueezeJob, out: Path, report: Report | None = None) -> S
         DivergedError: the loss is no longer finite.
         InputFileError: model or data cannot be read.
     """
-    refuse_existing(out)
     squeeze = job.arm.squeeze
     if squeeze is None:
         raise UsageError("a squeezing needs to say how far: give the arm a squeeze.")
-    begun = out.with_name(f"{out.name}.squeezing")
-    _check_begun(begun, job)
-    task = load_task(job.task)
-    tokenizer = load_tokenizer(job.model)
-    model = load_for_task(job.model, task, job.seed)
-    before = count_parameters(model).total
-    apply_arm(model, job.arm)
-    selected = encode_split(task, "select", tokenizer, job.task.max_length)
-    squeezing = make_squeezing(model, squeeze, before, lambda: _score(model, selected, task, job))
-    begun.mkdir(parents=True, exist_ok=True)
-    with folder_lock(begun):
-        write_json_atomic(begun / "config.json", job.model_dump(mode="json"))
+    with unfinished(out, job, "squeezing") as begun:
+        task = load_task(job.task)
+        tokenizer = load_tokenizer(job.model)
+        model = load_for_task(job.model, task, job.seed)
+        before = count_parameters(model).total
+        apply_arm(model, job.arm)
+        selected = encode_split(task, "select", tokenizer, job.task.max_length)
+        squeezing = make_squeezing(model, squeeze, before, lambda: _score(model, selected, task, job))
         train = encode_split(task, "train", tokenizer, job.task.max_length)
         pad: Any = tokenizer.pad_token_id
         fitted = fit(
@@ -122,7 +114,6 @@ def squeeze_model(job: SqueezeJob, out: Path, report: Report | None = None) -> S
         judged = encode_split(task, "eval", tokenizer, job.task.max_length)
         metrics = evaluate_task(model, judged, task, job.training.batch_size, "eval")
         save_compressed(model, out, compression=job.arm.compression or Compression(), tokenizer=tokenizer)
-    shutil.rmtree(begun)
     stopped = any(point["stopped"] for point in squeezing.history)
     after = count_parameters(model).total
     return SqueezeResult(before, after, stopped, squeezing.history, metrics, fitted.resumed_from)
@@ -151,35 +142,3 @@ def _score(model: PreTrainedModel, encoded: list[EncodedExample], task: TextTask
     name = task.metrics[0]
     value = evaluate_task(model, encoded, task, job.training.batch_size, "select")[name].value
     return -value if task.kind == "language-modelling" else value
-
-
-def _check_begun(folder: Path, job: SqueezeJob) -> None:
-    path = folder / "config.json"
-    if not path.is_file():
-        return
-    try:
-        saved: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path} is damaged ({error}); remove {folder} to begin anew.") from error
-    name = _first_difference(saved, job.model_dump(mode="json"))
-    if name is not None:
-        found, given = (_at(content, name) for content in (saved, job.model_dump(mode="json")))
-        raise UsageError(
-            f"{folder} was begun with {name} = {found!r}, but now it is {given!r}; give the options it was begun with, "
-            "another output folder, or remove it."
-        )
-
-
-def _first_difference(one: Any, two: Any, name: str = "") -> str | None:
-    """The dotted name of the first value that differs."""
-    if isinstance(one, Mapping) and isinstance(two, Mapping):
-        keys = sorted({*one, *two}, key=str)
-        found = (_first_difference(one.get(key), two.get(key), f"{name}.{key}" if name else str(key)) for key in keys)
-        return next((each for each in found if each is not None), None)
-    return None if one == two else name
-
-
-def _at(content: Any, name: str) -> Any:
-    for key in name.split("."):
-        content = content.get(key) if isinstance(content, Mapping) else None
-    return content

@@ -15,14 +15,14 @@ from typing import Any
 from mpo_core.errors import UsageError
 from mpo_core.repro.atomic import write_json_atomic
 from mpo_core.repro.config import StrictModel
-from mpo_core.repro.lock import folder_lock
+from mpo_core.repro.lock import LOCK, folder_lock
 
 CONFIG = "config.json"
 
 
 @contextmanager
 def unfinished(out: Path, job: StrictModel, ending: str) -> Iterator[Path]:
-    """The folder of the unfinished parts of an output; it is removed when the block ends without an error.
+    """The folder of the unfinished parts of an output; it is removed when the block ends, or has left nothing in it.
 
     Args:
         out: the output, which must not exist.
@@ -39,7 +39,12 @@ def unfinished(out: Path, job: StrictModel, ending: str) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder):
         write_json_atomic(folder / CONFIG, asked)
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if all(path.name in (CONFIG, LOCK) for path in folder.iterdir()):
+                shutil.rmtree(folder)
+            raise
     shutil.rmtree(folder)
 
 

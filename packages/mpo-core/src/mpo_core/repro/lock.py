@@ -10,6 +10,9 @@ from pathlib import Path
 
 from mpo_core.errors import UsageError
 
+LOCK = ".lock"
+"""The file that is locked."""
+
 
 @contextmanager
 def folder_lock(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
@@ -23,11 +26,11 @@ def folder_lock(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
         UsageError: another process holds the lock.
     """
     deadline = time.monotonic() + wait_seconds
-    with (folder / ".lock").open("a") as file:
+    with (folder / LOCK).open("a") as file:
         while not _try_lock(file.fileno()):
             if time.monotonic() >= deadline:
                 raise UsageError(
-                    f"another process is working on {folder} (it holds the file .lock); "
+                    f"another process is working on {folder} (it holds the file {LOCK}); "
                     "wait until it ends, or stop it, then try again."
                 )
             time.sleep(0.05)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Literal, TextIO
+from typing import Literal, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -152,7 +152,7 @@ class StepProgress:
         self._last_line = 0.0
         self._text = ""
 
-    def __enter__(self) -> StepProgress:
+    def __enter__(self) -> Self:
         """Show the bar, where there is one."""
         if self._stream.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
