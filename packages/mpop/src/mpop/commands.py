@@ -13,6 +13,7 @@ from rich.table import Table
 from mpo_core import UsageError
 from mpo_core.repro.atomic import write_json_atomic
 from mpo_core.repro.commands import new_console
+from mpo_core.repro.jobs import refuse_existing
 from mpo_core.repro.models import load_model, load_tokenizer
 from mpop.config import DEFAULT_EXCLUDE, Compression
 from mpop.generate import generate_documents, write_documents
@@ -22,7 +23,6 @@ from mpop.model import (
     compress_model,
     load_compressed,
     merge_compressed,
-    refuse_existing,
     save_compressed,
 )
 from mpop.squeeze_progress import SqueezeProgress

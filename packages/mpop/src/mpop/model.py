@@ -26,6 +26,7 @@ from mpo_core import (
 from mpo_core.models.surgery import Replacement
 from mpo_core.models.targets import Target
 from mpo_core.repro.atomic import new_folder
+from mpo_core.repro.jobs import refuse_existing
 from mpo_core.repro.models import build_model, load_tokenizer, quiet_transformers
 from mpop.config import Compression
 from mpop.method import bond_for_parameters, bonds_for_tolerance, low_rank_shape, paper_shape, value_for
@@ -152,16 +153,6 @@ def merge_compressed(folder: str | Path, out: str | Path) -> PreTrainedModel:
         with suppress(InputFileError):  # saved without a tokenizer
             load_tokenizer(str(folder)).save_pretrained(inside)
     return model
-
-
-def refuse_existing(folder: Path) -> None:
-    """Refuse to write where something is.
-
-    Raises:
-        UsageError: the folder exists.
-    """
-    if folder.exists():
-        raise UsageError(f"{folder} exists already; give a folder that does not, nothing is overwritten.")
 
 
 @contextmanager
