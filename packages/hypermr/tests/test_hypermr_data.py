@@ -150,7 +150,7 @@ def test_a_topic_is_found_as_a_whole_word(text, topic, place):
 
 
 def test_tokens_without_a_topic():
-    assert tokenize("Who's THAT?") == ("who", "'", "s", "that", "?")
+    assert tokenize("Who's THAT?") == ("who", "'s", "that", "?")
 
 
 # PathQuestion

@@ -193,12 +193,13 @@ class _SavedKnowledge(StrictModel):
         return self
 
 
-def load_answerer(folder: Path) -> Answerer:
+def load_answerer(folder: str | Path) -> Answerer:
     """Read a folder that `Answerer.save` wrote.
 
     Raises:
         InputFileError: a file is missing or damaged, or the weights are those of another model.
     """
+    folder = Path(folder)
     saved = _read(folder / CONFIG, _SavedConfig)
     known = _read(folder / KNOWLEDGE, _SavedKnowledge)
     kb = KnowledgeBase(known.entities, known.relations, known.edges, known.name)
