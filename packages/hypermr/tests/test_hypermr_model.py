@@ -197,6 +197,20 @@ def test_a_topic_that_leads_nowhere_gives_no_candidates():
     assert loss.item() == 0
 
 
+def test_the_walk_to_a_candidate_ends_at_it():
+    kb = KnowledgeBase.of([("a", "r", "b"), ("a", "r", "c"), ("a", "r", "d")])
+    question = Question("a ?", (TOPIC, "?"), "a", frozenset("c"), None, "c")
+    pointer = answerer_of(QuestionSet("tiny", (question,) * 3, kb, {}))
+    pointer.model.train()
+    for candidate in pointer.answer("a ?", "a").candidates:
+        walk = pointer.walk_to(candidate)
+        assert walk is not None
+        assert kb.entities[walk.end] == candidate.entity
+    assert pointer.model.training  # answering leaves a model as it was
+    closed = answerer_of(QuestionSet("tiny", (question,) * 3, kb, {}), head="closed")
+    assert closed.walk_to(closed.answer("a ?", "a").candidates[0]) is None
+
+
 def test_attention_takes_the_nearest_and_gathers_midpoints():
     torch.manual_seed(0)
     for space in (Lorentz(), Euclidean()):

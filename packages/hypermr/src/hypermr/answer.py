@@ -19,11 +19,12 @@ from hypermr.data.knowledge_base import KnowledgeBase
 from hypermr.data.questions import Question, find_topic, tokenize
 from hypermr.hypergraph.encoding import Encoded, Encoder, Vocabulary
 from hypermr.hypergraph.hyperedges import Hyperedge, Hypergraphs
-from hypermr.hypergraph.walks import WalkRules
+from hypermr.hypergraph.walks import Walk, WalkRules
 from hypermr.model import AnswerModel
-from mpo_core.errors import InputFileError, UsageError
+from mpo_core.errors import InputFileError
 from mpo_core.repro.atomic import new_folder, write_json_atomic
 from mpo_core.repro.config import StrictModel
+from mpo_core.repro.jobs import refuse_existing
 from mpo_core.repro.reading import validation_sentence
 from mpo_core.repro.tasks.task import read_utf8
 
@@ -111,13 +112,21 @@ class Answerer:
 
     def candidates(self, rows: Sequence[Encoded]) -> Iterator[tuple[Candidate, ...]]:
         """For each question the entities by their probability."""
-        for row, scores in self.probabilities(rows):
-            if self.model.config.head == "closed":
-                chances = sorted(zip(self.labels, scores.tolist(), strict=True), key=lambda pair: -pair[1])
-                yield tuple(Candidate(name, chance) for name, chance in chances)
-                continue
+        for row, chances in self.probabilities(rows):
+            yield self.candidates_of(row, chances)
+
+    def candidates_of(self, row: Encoded, chances: Tensor) -> tuple[Candidate, ...]:
+        """The entities by their probability.
+
+        Args:
+            row: a question.
+            chances: of its hyperedges, or of the labels, as `probabilities` gives them.
+        """
+        if self.model.config.head == "closed":
+            found = [Candidate(name, chance) for name, chance in zip(self.labels, chances.tolist(), strict=True)]
+        else:
             ways: dict[int, list[tuple[Hyperedge, float]]] = defaultdict(list)
-            for hyperedge, chance in zip(row.hyperedges, scores.tolist(), strict=False):
+            for hyperedge, chance in zip(row.hyperedges, chances.tolist(), strict=False):
                 for end in hyperedge.ends:
                     ways[end].append((hyperedge, chance))
             found = [
@@ -128,17 +137,26 @@ class Answerer:
                 )
                 for end, leading in ways.items()
             ]
-            yield tuple(sorted(found, key=lambda candidate: -candidate.probability))
+        return tuple(sorted(found, key=lambda candidate: -candidate.probability))
+
+    def walk_to(self, candidate: Candidate) -> Walk | None:
+        """The first walk of a candidate's likeliest hyperedge that ends at it; None for a closed vocabulary."""
+        if not candidate.hyperedges:
+            return None
+        end = self.kb.entity(candidate.entity)
+        return next(walk for walk in candidate.hyperedges[0][0].walks if walk.end == end)
 
     @torch.no_grad()
     def probabilities(self, rows: Sequence[Encoded]) -> Iterator[tuple[Encoded, Tensor]]:
         """For each question, in order, the probabilities of its hyperedges, or of the labels."""
         training = self.model.training
         self.model.eval()
-        for start in range(0, len(rows), BATCH):
-            part = rows[start : start + BATCH]
-            yield from zip(part, self.model(self.encoder.batch(part)).softmax(-1), strict=True)
-        self.model.train(training)
+        try:
+            for start in range(0, len(rows), BATCH):
+                part = rows[start : start + BATCH]
+                yield from zip(part, self.model(self.encoder.batch(part)).softmax(-1), strict=True)
+        finally:
+            self.model.train(training)
 
     def save(self, folder: Path) -> None:
         """Write a folder that `load_answerer` reads: weights, configuration, and the knowledge base.
@@ -146,8 +164,7 @@ class Answerer:
         Raises:
             UsageError: the folder exists.
         """
-        if folder.exists():
-            raise UsageError(f"{folder} exists already; give a folder that does not, nothing is overwritten.")
+        refuse_existing(folder)
         kb = self.kb
         content = {
             "model": self.model.config.model_dump(mode="json"),

@@ -95,11 +95,8 @@ def answer(folder: Path, text: str, topic: str | None, top: int, as_json: bool) 
     _note_unknown_words(answerer, answered)
     table = Table("answer", "probability", "because of")
     for candidate in answered.candidates[:top]:
-        because = "the labels of the training questions"
-        if candidate.hyperedges:
-            hyperedge = candidate.hyperedges[0][0]
-            walk = next(walk for walk in hyperedge.walks if answerer.kb.entities[walk.end] == candidate.entity)
-            because = walk.text(answerer.kb)
+        walk = answerer.walk_to(candidate)
+        because = "the labels of the training questions" if walk is None else walk.text(answerer.kb)
         table.add_row(_escaped(candidate.entity), f"{candidate.probability:.4f}", _escaped(because))
     console.print(table)
 

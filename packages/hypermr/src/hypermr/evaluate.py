@@ -77,19 +77,17 @@ class Judged:
 def judge(answerer: Answerer, questions: Sequence[Question]) -> Judged:
     """Hold a model's answers against the right ones."""
     rows = [answerer.encoder.encode(question) for question in questions]
-    hits, likelihoods = list[bool](), list[float]()
-    for question, candidates in zip(questions, answerer.candidates(rows), strict=True):
+    relations = answerer.kb.relations
+    told = answerer.model.config.head == "pointer" and all(question.path is not None for question in questions)
+    hits, likelihoods, path_hits = list[bool](), list[float](), list[bool]()
+    for question, (row, chances) in zip(questions, answerer.probabilities(rows), strict=True):
+        candidates = answerer.candidates_of(row, chances)
         hits.append(bool(candidates) and candidates[0].entity in question.answers)
         likelihoods.append(hit_chance({each.entity: each.probability for each in candidates}, question.answers))
-    path = None
-    if answerer.model.config.head == "pointer" and all(question.path is not None for question in questions):
-        relations = answerer.kb.relations
-        path_hits = [
-            bool(row.hyperedges)
-            and tuple(relations[r] for r in row.hyperedges[int(chances.argmax())].relations) == question.path
-            for question, (row, chances) in zip(questions, answerer.probabilities(rows), strict=True)
-        ]
-        path = sum(path_hits) / len(questions)
+        if told:
+            best = row.hyperedges[int(chances.argmax())].relations if row.hyperedges else ()
+            path_hits.append(tuple(relations[number] for number in best) == question.path)
     reachable = sum(any(share > 0 for share in row.right) for row in rows)
     count = len(questions)
+    path = sum(path_hits) / count if told else None
     return Judged(sum(hits) / count, path, reachable / count, sum(likelihoods) / count)

@@ -1,4 +1,4 @@
-"""Why a model answers as it does: the hypergraphs it saw, what it looked at, and a picture on the Poincare disc."""
+"""Why a model answers as it does: the hypergraphs it saw, the walks to its answers, a picture on the Poincare disc."""
 
 from __future__ import annotations
 
@@ -99,7 +99,10 @@ def draw_walk(answerer: Answerer, answered: Answered) -> str:
     if answered.question is None or not answered.candidates:
         raise UsageError(f"there is nothing to draw: {answered.reason}")
     around = answerer.encoder.hypergraphs.around(answerer.kb.entity(answered.question.topic))
-    best = _likeliest_walk(answered.candidates[0], around)
+    if not around.sample.walks:  # a closed vocabulary answers all the same
+        raise UsageError(f"there is nothing to draw: nothing leads on from {answered.question.topic!r}.")
+    # A closed vocabulary names no walk: the first one stands for what is around.
+    best = answerer.walk_to(answered.candidates[0]) or around.sample.walks[0]
     entities, edges = _subgraph(around, best)
     place = {entity: number for number, entity in enumerate(entities)}
     points = _placed(len(entities), [(place[one], place[two]) for one, two in edges], place[best.entities[0]])
@@ -145,13 +148,6 @@ def draw_walk(answerer: Answerer, answered: Answered) -> str:
 def _plain(text: str) -> str:
     """Matplotlib reads what stands between two dollar signs as a formula."""
     return text.replace("$", r"\$")
-
-
-def _likeliest_walk(candidate: Candidate, around: Neighbourhood) -> Walk:
-    """Of the likeliest hyperedge, the first walk to the answer; of a closed vocabulary, any that leads there."""
-    if candidate.hyperedges:
-        return next(walk for walk in candidate.hyperedges[0][0].walks)
-    return around.sample.walks[0]
 
 
 def _subgraph(around: Neighbourhood, best: Walk) -> tuple[list[int], list[tuple[int, int]]]:
