@@ -43,14 +43,7 @@ class Progress:
     def __enter__(self) -> Progress:
         """Show the bars, where there are bars."""
         if self.mode == "bars":
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bars = Bars(*columns, console=Console(file=self._stream), transient=True)
-            self._bars.start()
+            self._bars = _started_bars(self._stream)
         return self
 
     def __exit__(
@@ -155,9 +148,7 @@ class StepProgress:
     def __enter__(self) -> Self:
         """Show the bar, where there is one."""
         if self._stream.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bars = Bars(*columns, console=Console(file=self._stream), transient=True)
-            self._bars.start()
+            self._bars = _started_bars(self._stream)
         return self
 
     def __exit__(
@@ -180,3 +171,11 @@ class StepProgress:
             self._last_line = time.monotonic()
             more = f"; {text}" if text else ""
             print(f"{self._name}: step {step} of {total}{more}", file=self._stream, flush=True)
+
+
+def _started_bars(stream: TextIO) -> Bars:
+    """Bars that go away when they are stopped."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bars = Bars(*columns, console=Console(file=stream), transient=True)
+    bars.start()
+    return bars
