@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import nn
 
@@ -326,6 +328,37 @@ def test_other_settings_do_not_resume(toy: Any, tmp_path: Path, change: dict[str
         train(toy, tmp_path, TRAINING.model_copy(update=change))
     with pytest.raises(ManifestError, match="seed = 3"):
         train(toy, tmp_path, seed=5)
+
+
+def test_bfloat16_rounds_the_passes_and_not_the_weights(toy: Any, tmp_path: Path) -> None:
+    exact, _ = train(toy, tmp_path / "a", TRAINING.model_copy(update={"precision": "float32"}))
+    model, _ = train(toy, tmp_path / "b", TRAINING.model_copy(update={"precision": "bfloat16"}))
+    assert bits(exact) == bits(train(toy, tmp_path / "c")[0])
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert bits(model) != bits(exact)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, exact.state_dict()[name], rtol=0.2, atol=0.05)
+
+
+def test_bfloat16_resumes_bit_equal_and_only_with_its_own(toy: Any, tmp_path: Path) -> None:
+    training = TRAINING.model_copy(update={"precision": "bfloat16"})
+    whole, _ = train(toy, tmp_path / "whole", training)
+    with pytest.raises(StopError):
+        train(toy, tmp_path / "stopped", training, on_progress=stop_at(12))
+    with pytest.raises(ManifestError, match="precision = 'bf16'"):
+        train(toy, tmp_path / "stopped")
+    model, result = train(toy, tmp_path / "stopped", training)
+    assert result.resumed_from == 10
+    assert bits(model) == bits(whole)
+
+
+def test_a_precision_that_accelerate_does_not_have_here_is_refused(toy: Any, tmp_path: Path) -> None:
+    Accelerator(mixed_precision="no")  # the caller's own: its state is the process's
+    try:
+        with pytest.raises(UsageError, match="accelerate already has another precision"):
+            train(toy, tmp_path, TRAINING.model_copy(update={"precision": "bfloat16"}))
+    finally:
+        AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage]
 
 
 def test_max_steps_ends_training_and_the_schedule(toy: Any, tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ class TrainingConfig(StrictModel):
     """How one trial trains: AdamW, linear warm-up, then linear decay to zero.
 
     ``epochs`` and ``max_steps``: whichever ends first. ``checkpoint_every`` is in optimizer steps, 0 for the end only.
+    ``precision`` of the forward and backward passes, and of judging the trained model; weights and optimizer
+    stay in float32. ``None`` takes what accelerate was told (``ACCELERATE_MIXED_PRECISION``, its launcher), else none.
     """
 
     epochs: int = Field(default=3, ge=1)
@@ -62,6 +64,7 @@ class TrainingConfig(StrictModel):
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     log_every: int = Field(default=10, ge=1)
     checkpoint_every: int = Field(default=100, ge=0)
+    precision: Literal["float32", "bfloat16"] | None = None
 
 
 class StudyConfig(StrictModel, Generic[ArmType]):
