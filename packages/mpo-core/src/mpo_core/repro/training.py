@@ -12,17 +12,16 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, is_initialized
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from mpo_core.errors import ManifestError, UsageError
+from mpo_core.repro.acceleration import accelerator_for
 from mpo_core.repro.atomic import remove_folder, write_bytes_atomic
 from mpo_core.repro.checkpoint import (
     TrainingState,
@@ -43,9 +42,6 @@ from mpo_core.repro.seeding import restore_rng, rng_states, seed_everything
 Batch = dict[str, Tensor]
 LossFunction = Callable[[nn.Module, Batch], Tensor]
 WeightFunction = Callable[[Batch], float]
-
-_MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16"}
-"""accelerate's words for the precisions."""
 
 
 class BatchSource(Protocol):
@@ -119,107 +115,47 @@ def fit(
             already has in this process, or an intervention on several processes.
         ManifestError: the folder holds checkpoints of other settings, or of other frozen weights.
     """
-    with _accelerator(training) as accelerator:
-        return _fit(
-            accelerator,
-            model,
-            batches,
-            training,
-            learning_rate=learning_rate,
-            seed=seed,
+    with accelerator_for(training) as accelerator:
+        if intervention is not None and accelerator.num_processes > 1:
+            raise UsageError("a model that changes while it trains can be trained on one process only.")
+        total = training.epochs * len(batches)
+        total = total if training.max_steps is None else min(total, training.max_steps)
+        if total == 0:
+            raise UsageError("there is nothing to train on: the batch source holds no batch.")
+        groups = default_parameter_groups(model, training) if parameter_groups is None else parameter_groups
+        optimizer = torch.optim.AdamW(list(groups), lr=learning_rate, weight_decay=training.weight_decay, fused=True)
+        peak_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        settings = training.model_dump(mode="json", exclude={"checkpoint_every"})
+        settings |= {
+            "precision": accelerator.mixed_precision,
+            "seed": seed,
+            "learning_rates": peak_rates,
+            "steps": total,
+            "processes": accelerator.num_processes,
+        }
+        if intervention is not None:
+            settings["intervention"] = dict(intervention.settings())
+        model.train()
+        wrapped, prepared = accelerator.prepare(model, optimizer)
+        loop = _Loop(
+            accelerator=accelerator,
+            model=model,
+            wrapped=wrapped,
+            optimizer=prepared,
+            batches=batches,
+            training=training,
             folder=folder,
+            total=total,
+            peak_rates=peak_rates,
+            settings=settings,
+            frozen=frozen_hash(model),
             loss_of=loss_of or _model_loss,
             weight_of=weight_of or _rows,
-            parameter_groups=parameter_groups,
             on_progress=on_progress or (lambda _step, _total: None),
             intervention=intervention,
         )
-
-
-@contextmanager
-def _accelerator(training: TrainingConfig) -> Iterator[Accelerator]:
-    """An accelerator of the wanted precision.
-
-    accelerate keeps the first one's precision for the whole process; unless the caller's own code made it, here for
-    one fit only.
-    """
-    fresh = not is_initialized()
-    wanted = None if training.precision is None else _MIXED_PRECISION[training.precision]
-    try:
-        accelerator = Accelerator(
-            mixed_precision=wanted,
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        )
-    except ValueError as error:
-        if fresh:
-            raise
-        raise UsageError(f"training in {training.precision}: accelerate already has another precision here.") from error
-    try:
-        yield accelerator
-    finally:
-        if fresh:
-            AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage]
-
-
-def _fit(
-    accelerator: Accelerator,
-    model: nn.Module,
-    batches: BatchSource,
-    training: TrainingConfig,
-    *,
-    learning_rate: float,
-    seed: int,
-    folder: Path,
-    loss_of: LossFunction,
-    weight_of: WeightFunction,
-    parameter_groups: Sequence[dict[str, Any]] | None,
-    on_progress: Callable[[int, int], None],
-    intervention: Intervention | None,
-) -> FitResult:
-    if accelerator.mixed_precision == "fp16":
-        raise UsageError(
-            "mixed precision fp16 is not supported (its loss scale is not in checkpoints); use bf16 or no."
-        )
-    if intervention is not None and accelerator.num_processes > 1:
-        raise UsageError("a model that changes while it trains can be trained on one process only.")
-    total = training.epochs * len(batches)
-    total = total if training.max_steps is None else min(total, training.max_steps)
-    if total == 0:
-        raise UsageError("there is nothing to train on: the batch source holds no batch.")
-    groups = default_parameter_groups(model, training) if parameter_groups is None else parameter_groups
-    optimizer = torch.optim.AdamW(list(groups), lr=learning_rate, weight_decay=training.weight_decay, fused=True)
-    peak_rates = [float(group["lr"]) for group in optimizer.param_groups]
-    settings = training.model_dump(mode="json", exclude={"checkpoint_every"})
-    settings |= {
-        "precision": accelerator.mixed_precision,
-        "seed": seed,
-        "learning_rates": peak_rates,
-        "steps": total,
-        "processes": accelerator.num_processes,
-    }
-    if intervention is not None:
-        settings["intervention"] = dict(intervention.settings())
-    model.train()
-    wrapped, prepared = accelerator.prepare(model, optimizer)
-    loop = _Loop(
-        accelerator=accelerator,
-        model=model,
-        wrapped=wrapped,
-        optimizer=prepared,
-        batches=batches,
-        training=training,
-        folder=folder,
-        total=total,
-        peak_rates=peak_rates,
-        settings=settings,
-        frozen=frozen_hash(model),
-        loss_of=loss_of,
-        weight_of=weight_of,
-        on_progress=on_progress,
-        intervention=intervention,
-    )
-    seed_everything(seed + 1_000_003 * accelerator.process_index)  # each process its own dropout masks
-    return loop.run()
+        seed_everything(seed + 1_000_003 * accelerator.process_index)  # each process its own dropout masks
+        return loop.run()
 
 
 @dataclass

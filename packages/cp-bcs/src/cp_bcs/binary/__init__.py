@@ -1,0 +1,1 @@
+"""What a binary holds: functions, instructions, control flow, calls, strings."""

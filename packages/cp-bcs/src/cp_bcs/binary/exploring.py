@@ -1,0 +1,155 @@
+"""A function's instructions, found by following control from its first one.
+
+On x86 and x64 compilers put no data between instructions, so a function whose extent is known is decoded from end to
+end. On ARM constants and jump tables lie in between, and extents are not known: there control is followed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from cp_bcs.binary.instructions import BAD, Disassembler, Flow, Instruction
+from cp_bcs.binary.jump_tables import JumpTable, find_jump_table
+
+MOST_INSTRUCTIONS = 200_000
+"""Instructions of one function at most."""
+
+_LITERAL = re.compile(r"\w+, \[pc(?:, #(-?0x[0-9a-f]+|-?\d+))?\]\Z")
+
+NEVER_RETURN = frozenset(
+    {
+        *("abort", "exit", "_exit", "_Exit", "quick_exit", "pthread_exit", "__libc_start_main"),
+        *("__assert_fail", "__assert", "__stack_chk_fail", "__fortify_fail", "__chk_fail"),
+        *("longjmp", "_longjmp", "siglongjmp", "__longjmp_chk", "err", "errx", "verr", "verrx"),
+        *("_Unwind_Resume", "__cxa_throw", "__cxa_rethrow", "__cxa_bad_cast", "__cxa_call_unexpected"),
+    }
+)
+"""Functions of the C and C++ libraries after which control does not come back."""
+
+
+@dataclass
+class Explored:
+    """What was reached from a function's first instruction.
+
+    Args:
+        instructions: by address.
+        tables: computed jumps that were resolved, by the jump's address.
+        literals: addresses of constants between the code (ARM).
+        leaves: targets of jumps out of the function, with whether they are Thumb.
+        calls: targets of direct calls, likewise.
+        end: address behind the last instruction or constant.
+        sound: no bytes were met that are no instruction, and nothing ran over the limit.
+        unresolved: a computed jump goes where is not known.
+    """
+
+    instructions: dict[int, Instruction] = field(default_factory=dict)
+    tables: dict[int, JumpTable] = field(default_factory=dict)
+    literals: set[int] = field(default_factory=set)
+    leaves: set[tuple[int, bool]] = field(default_factory=set)
+    calls: set[tuple[int, bool]] = field(default_factory=set)
+    end: int = 0
+    sound: bool = True
+    unresolved: bool = False
+
+
+class Explorer:
+    """Follows control inside one image.
+
+    Args:
+        disassembler: of the image.
+        ends_here: addresses of import stubs after which control does not come back.
+    """
+
+    def __init__(self, disassembler: Disassembler, ends_here: Collection[int] = ()) -> None:
+        self.disassembler = disassembler
+        self.image = disassembler.image
+        self._ends_here = ends_here
+
+    def explore(self, start: int, thumb: bool, limit: int) -> Explored:
+        """Follow control from a function's start.
+
+        Args:
+            start: address of its first instruction.
+            thumb: whether it is Thumb code.
+            limit: address of the next function's start; jumps beyond leave the function.
+        """
+        found = Explored(end=start)
+        waiting = [start]
+        while waiting and len(found.instructions) < MOST_INSTRUCTIONS:
+            place = waiting.pop()
+            if place not in found.instructions:
+                self._run(found, place, start, thumb, limit, waiting)
+        return found
+
+    def _run(self, found: Explored, place: int, start: int, thumb: bool, limit: int, waiting: list[int]) -> None:
+        """Decode from a place until control goes elsewhere for good, or where it has been already."""
+        before: list[Instruction] = []
+        for instruction in self.disassembler.sweep(place, max(0, limit - place), thumb):
+            address = instruction.address
+            if address in found.instructions or address in found.literals:
+                return
+            if instruction.mnemonic == BAD:
+                found.sound = False
+                return
+            found.instructions[address] = instruction
+            found.end = max(found.end, instruction.end)
+            if thumb or self.image.architecture == "arm":
+                self._note_literal(found, instruction, thumb)
+            if not self._follow(found, before, instruction, (start, limit), thumb, waiting):
+                return
+            before.append(instruction)
+        found.sound = False
+
+    def _follow(
+        self,
+        found: Explored,
+        before: list[Instruction],
+        instruction: Instruction,
+        within: tuple[int, int],
+        thumb: bool,
+        waiting: list[int],
+    ) -> bool:
+        """Take up where an instruction goes; whether the next one is reached from it."""
+        flow, target = self.disassembler.step(instruction)
+        if flow is Flow.CALL:
+            if target is None:
+                return True
+            changes = instruction.mnemonic.startswith("blx")
+            found.calls.add((target, thumb != changes))
+            return target not in self._ends_here
+        if flow in (Flow.JUMP, Flow.BRANCH):
+            if target is not None:
+                if within[0] <= target < within[1]:
+                    waiting.append(target)
+                else:
+                    found.leaves.add((target, thumb))
+            else:
+                table = find_jump_table(self.image, before, instruction, within, thumb)
+                if table is None:
+                    found.unresolved = True
+                else:
+                    found.tables[instruction.address] = table
+                    found.end = max(found.end, table.start + table.size) if table.size else found.end
+                    waiting += table.targets
+        return flow not in (Flow.JUMP, Flow.RETURN, Flow.STOP)
+
+    def _note_literal(self, found: Explored, instruction: Instruction, thumb: bool) -> None:
+        place = literal_address(instruction, thumb)
+        if place is not None:
+            found.literals.add(place)
+            if self.image.region_at(place) is self.image.region_at(instruction.address):
+                wide = instruction.operands.startswith("d")
+                found.end = max(found.end, place + (8 if wide else 4))
+
+
+def literal_address(instruction: Instruction, thumb: bool) -> int | None:
+    """Where an ARM instruction reads a constant from, relative to itself; None for other instructions."""
+    if not instruction.mnemonic.startswith(("ldr", "vldr")) or "[pc" not in instruction.operands:
+        return None
+    match = _LITERAL.match(instruction.operands)
+    if match is None:
+        return None
+    offset = int(match.group(1) or "0", 0)
+    return ((instruction.address + (4 if thumb else 8)) & ~3) + offset

@@ -1,0 +1,95 @@
+"""What the practical verbs do: read, call the package, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from cp_bcs.binary.description import describe, describe_all
+from cp_bcs.binary.functions import Function
+from cp_bcs.binary.program import Program
+from mpo_core.errors import UsageError
+from mpo_core.repro.atomic import write_json_atomic
+from mpo_core.repro.commands import new_console
+
+console = new_console()
+_SHOWN_TEXTS = 3
+_LONGEST = 40
+
+
+def functions(binary: Path, at: str | None, json_file: Path | None) -> None:
+    """Print the functions of a binary, or the code of one; write all of it as JSON."""
+    program = Program.read(binary)
+    for note in program.image.notes:
+        console.out(f"note: {note}.")
+    if at is not None:
+        _print_code(program, find_function(program, at))
+    else:
+        _print_functions(program)
+    if json_file is not None:
+        write_json_atomic(json_file, describe_all(program))
+        console.out(f"functions: {json_file}")
+
+
+def find_function(program: Program, wanted: str) -> Function:
+    """A function by its name, its address, or an address inside it.
+
+    Raises:
+        UsageError: there is none.
+    """
+    named = [function for function in program.functions if function.name == wanted]
+    if named:
+        return named[0]
+    try:
+        address = int(wanted, 16)
+    except ValueError:
+        raise UsageError(
+            f"{program.image.name} has no function named {wanted!r}; give a name that `functions` prints, or an "
+            "address in hexadecimal digits."
+        ) from None
+    for function in program.functions:
+        if function.address <= address < function.end:
+            return function
+    raise UsageError(f"{program.image.name} has no function at {address:#x}.")
+
+
+def _print_functions(program: Program) -> None:
+    table = Table("address", "bytes", "found by", "instructions", "blocks", "calls", "name", "strings")
+    for function in program.functions:
+        told = describe(program, function)
+        texts = [repr(text)[:_LONGEST] for text in told["strings"][:_SHOWN_TEXTS]]
+        more = len(told["strings"]) - len(texts)
+        table.add_row(
+            f"{function.address:#x}",
+            str(function.size),
+            function.source,
+            str(told["instructions"]),
+            str(told["blocks"]),
+            str(len(told["calls"])),
+            _escaped(function.name or ""),
+            _escaped(", ".join(texts) + (f" and {more} more" if more else "")),
+        )
+    console.print(table)
+    image = program.image
+    console.out(
+        f"{image.name}: {image.architecture}, {len(program.functions):,} functions, "
+        f"{len(image.imports):,} imported names, {len(image.exports):,} exported ones"
+    )
+
+
+def _print_code(program: Program, function: Function) -> None:
+    told = describe(program, function, code=True)
+    console.out(f"{told['name'] or 'function'} at {told['address']}, {told['size']} bytes, found by {told['source']}")
+    table = Table("address", "instruction", "normalised", "text")
+    for row in told["code"]:
+        table.add_row(
+            row["address"], _escaped(row["instruction"]), _escaped(row["normalized"]), _escaped(row["text"] or "")
+        )
+    console.print(table)
+
+
+def _escaped(text: Any) -> str:
+    """Brackets are markup to rich; what a terminal obeys is shown instead."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)).replace("[", r"\[")

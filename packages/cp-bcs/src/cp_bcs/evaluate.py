@@ -1,0 +1,64 @@
+"""Metrics only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cp_bcs.binary.functions import Function
+from cp_bcs.binary.image import Image
+from cp_bcs.binary.tables import Symbol
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """How the functions found in a stripped file agree with the symbols of its twin.
+
+    Args:
+        n: functions that the symbols name.
+        described: those of them that the unwind table describes, and whose symbols tell a size.
+        starts: share of the n whose start was found.
+        sizes: share of the described ones found with the very same extent; None where none is described.
+        modes: share of the n found in the right mode, A32 or Thumb; 1 on other architectures.
+        precision: share of the found starts that a symbol names.
+    """
+
+    n: int
+    described: int
+    starts: float
+    sizes: float | None
+    modes: float
+    precision: float
+
+
+def judge_discovery(found: Sequence[Function], twin: Image) -> Discovery:
+    """Compare found functions with the function symbols of the unstripped twin.
+
+    Args:
+        found: in the stripped file.
+        twin: the same build with symbols.
+    """
+    symbols = [symbol for symbol in twin.symbols if symbol.is_function and symbol.defined]
+    mask = ~1 if twin.architecture == "arm" else ~0
+    truth: dict[int, Symbol] = {}
+    for symbol in symbols:
+        known = truth.get(symbol.address & mask)
+        if known is None or symbol.size > known.size:
+            truth[symbol.address & mask] = symbol
+    by_start = {function.address: function for function in found}
+    hits = [(symbol, by_start[address]) for address, symbol in truth.items() if address in by_start]
+    described = [(symbol, function) for symbol, function in hits if function.source == "unwind" and symbol.size]
+    arm = twin.architecture == "arm"
+    return Discovery(
+        n=len(truth),
+        described=len(described),
+        starts=len(hits) / len(truth) if truth else 0.0,
+        sizes=_share(symbol.size == function.size for symbol, function in described) if described else None,
+        modes=_share(not arm or function.thumb == bool(symbol.address & 1) for symbol, function in hits),
+        precision=_share(function.address in truth for function in found),
+    )
+
+
+def _share(outcomes: Iterable[bool]) -> float:
+    values = list(outcomes)
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import capstone
+import pytest
+from elftools.dwarf.callframe import FDE
+from elftools.elf.elffile import ELFFile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cp_bcs.binary.facts import find_facts
+from cp_bcs.binary.flow_graph import EdgeType
+from cp_bcs.binary.functions import Function
+from cp_bcs.binary.instructions import Flow
+from cp_bcs.binary.normalisation import SPECIAL, sequence
+from cp_bcs.binary.program import Program
+from cp_bcs.binary.reading import parse_image, read_image
+from cp_bcs.binary.unwind import read_extents, unwind_extents
+from cp_bcs.data.compiling import Twins
+from cp_bcs.evaluate import judge_discovery
+
+Build = Callable[..., Twins]
+KINDS: list[tuple[str, ...]] = [("x64",), ("x86",), ("arm",), ("arm", "-mthumb")]
+NAMES = ["x64", "x86", "arm", "thumb"]
+SYSTEM = [path for path in map(Path, ("/bin/ls", "/bin/bash", "/lib/x86_64-linux-gnu/libc.so.6")) if path.exists()]
+
+
+def named(program: Program, name: str) -> Function:
+    return next(function for function in program.functions if function.name == name)
+
+
+@pytest.fixture(params=KINDS, ids=NAMES)
+def twins(request: pytest.FixtureRequest, build: Build) -> Twins:
+    architecture, *flags = request.param
+    return build(architecture, "O2", *flags)
+
+
+# -- where functions are -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+@pytest.mark.parametrize("optimization", ["O1", "O2", "O3"])
+def test_functions_of_a_stripped_program_are_those_of_its_twin(build: Build, kind: Any, optimization: str) -> None:
+    architecture, *flags = kind
+    twins = build(architecture, optimization, *flags)
+    assert not read_image(twins.stripped).symbols
+    found = judge_discovery(Program.read(twins.stripped).functions, read_image(twins.unstripped))
+    assert found.n > 150
+    assert found.starts == 1
+    assert found.modes == 1
+    assert found.precision >= 0.98  # entries in the middle of the compiler's division routines
+    if architecture != "arm":
+        assert found.described > 150
+        assert found.sizes == 1
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+def test_functions_that_nothing_points_at_are_found(build: Build, kind: Any) -> None:
+    architecture, *flags = kind
+    twins = build(architecture, "O2", *flags, "-shared", "-fvisibility=hidden")
+    found = judge_discovery(Program.read(twins.stripped).functions, read_image(twins.unstripped))
+    assert found.starts >= 0.98
+    assert found.precision >= 0.98
+
+
+def test_without_unwind_tables_functions_are_found_by_their_code(build: Build) -> None:
+    flags = ("-shared", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables")
+    twins = build("x64", "O2", *flags)
+    program = Program.read(twins.stripped)
+    found = judge_discovery(program.functions, read_image(twins.unstripped))
+    assert found.starts >= 0.98
+
+
+@pytest.mark.parametrize("path", SYSTEM, ids=lambda path: path.name)
+def test_extents_equal_those_of_pyelftools(path: Path) -> None:
+    with path.open("rb") as file:
+        entries = ELFFile(file).get_dwarf_info(relocate_dwarf_sections=False).EH_CFI_entries()
+        expected = {
+            (entry.header.initial_location, entry.header.address_range) for entry in entries if isinstance(entry, FDE)
+        }
+    assert {(e.start, e.size) for e in unwind_extents(read_image(path))} == expected
+
+
+def test_a_file_without_section_headers_gives_the_same_functions(build: Build) -> None:
+    data = bytearray(build("x64").stripped.read_bytes())
+    whole = Program(parse_image(bytes(data), "whole"))
+    struct.pack_into("<Q", data, 40, 0)  # e_shoff
+    struct.pack_into("<HHH", data, 58, 0, 0, 0)  # e_shentsize, e_shnum, e_shstrndx
+    bare = Program(parse_image(bytes(data), "bare"))
+    assert bare.image.imports == whole.image.imports
+    starts = {function.address: function.size for function in bare.functions}
+    assert {function.address: function.size for function in whole.functions if function.exact}.items() <= starts.items()
+
+
+# -- what is in them ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["x64", "x86"])
+def test_flow_agrees_with_capstones_instruction_groups(build: Build, architecture: str) -> None:
+    program = Program.read(build(architecture).stripped)
+    engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64 if architecture == "x64" else capstone.CS_MODE_32)
+    engine.detail = True
+    seen = 0
+    for function in program.functions:
+        expected = list(engine.disasm(program.image.read(function.address, function.size), function.address))
+        nodes = program.flow_graph(function).instructions
+        assert [(i.address, i.size) for i in expected] == [(n.address, n.size) for n in nodes]
+        for instruction, node in zip(expected, nodes, strict=True):
+            flow, target = program.disassembler.step(node)
+            groups = set(instruction.groups)
+            assert (capstone.CS_GRP_CALL in groups) == (flow is Flow.CALL), instruction
+            assert (capstone.CS_GRP_RET in groups) == (flow is Flow.RETURN), instruction
+            assert (capstone.CS_GRP_JUMP in groups) == (flow in (Flow.JUMP, Flow.BRANCH)), instruction
+            if flow in (Flow.JUMP, Flow.BRANCH, Flow.CALL):
+                operand = instruction.operands[0]
+                assert target == (operand.imm if operand.type == capstone.CS_OP_IMM else None)
+                seen += 1
+    assert seen > 1000
+
+
+@pytest.mark.parametrize("thumb", [False, True], ids=["arm", "thumb"])
+def test_flow_on_arm_agrees_with_capstones_instruction_groups(build: Build, thumb: bool) -> None:
+    program = Program.read(build("arm", "O2", *(("-mthumb",) if thumb else ())).stripped)
+    seen = 0
+    for function in program.functions:
+        mode = capstone.CS_MODE_THUMB if function.thumb else capstone.CS_MODE_ARM
+        engine = capstone.Cs(capstone.CS_ARCH_ARM, mode | capstone.CS_MODE_V8)
+        engine.detail = True
+        for node in program.flow_graph(function).instructions:
+            instruction = next(engine.disasm(program.image.read(node.address, node.size), node.address))
+            flow, target = program.disassembler.step(node)
+            _, written = instruction.regs_access()
+            goes = capstone.CS_GRP_JUMP in instruction.groups or capstone.arm.ARM_REG_PC in written
+            if capstone.CS_GRP_CALL in instruction.groups or node.mnemonic.startswith("bl"):
+                goes = goes or flow is Flow.CALL
+            assert goes == (flow not in (Flow.NEXT, Flow.STOP)), instruction
+            immediates = [o.imm for o in instruction.operands if o.type == capstone.CS_OP_IMM]
+            if target is not None:
+                assert target == immediates[-1]
+                seen += 1
+    assert seen > 1000
+
+
+def test_instructions_tile_their_function(build: Build) -> None:
+    for architecture in ("x64", "x86"):
+        program = Program.read(build(architecture).stripped)
+        for function in program.functions:
+            nodes = program.flow_graph(function).instructions
+            place = function.address
+            for node in nodes:
+                assert node.address == place
+                place = node.end
+            assert place == function.end
+
+
+def test_edges_stay_inside_and_blocks_partition_the_nodes(twins: Twins) -> None:
+    program = Program.read(twins.unstripped)
+    for function in program.functions:
+        graph = program.flow_graph(function)
+        count = len(graph.instructions)
+        assert all(0 <= source < count and 0 <= target < count for source, target, _ in graph.edges)
+        assert [node for block in graph.blocks for node in block] == list(range(count))
+        entries = {target for _, target, why in graph.edges if why is not EdgeType.NEXT}
+        firsts = {block[0] for block in graph.blocks}
+        assert entries <= firsts
+        inside = {(a, b) for block in graph.blocks for a, b in pairwise(block)}
+        between = {(graph.blocks[a][-1], graph.blocks[b][0]) for a, b, _ in graph.block_edges()}
+        assert inside | between == {(a, b) for a, b, _ in graph.edges}
+
+
+def test_every_instruction_of_a_function_is_reached(twins: Twins) -> None:
+    """In code without computed tail calls all of a function is reached from its start, padding aside."""
+    program = Program.read(twins.unstripped)
+    for name in ("vm_run", "vm_status_text", "date_format", "strbuf_format", "list_reverse"):
+        graph = program.flow_graph(named(program, name))
+        following: dict[int, set[int]] = {}
+        for source, target, _ in graph.edges:
+            following.setdefault(source, set()).add(target)
+        reached, waiting = {0}, [0]
+        while waiting:
+            for node in following.get(waiting.pop(), set()) - reached:
+                reached.add(node)
+                waiting.append(node)
+        left = [node for number, node in enumerate(graph.instructions) if number not in reached]
+        assert all(node.mnemonic in ("nop", "lea", "xchg", "data16 nop", "cs nop") for node in left), (name, left)
+        assert not graph.unresolved
+
+
+def test_a_switch_is_followed_through_its_table(twins: Twins) -> None:
+    program = Program.read(twins.unstripped)
+    edges = program.flow_graph(named(program, "vm_run")).edges
+    assert len([edge for edge in edges if edge[2] is EdgeType.TABLE]) >= 8
+
+
+def test_calls_and_strings_are_named(twins: Twins) -> None:
+    program = Program.read(twins.stripped)
+    facts = [find_facts(program, function) for function in program.functions]
+    names = {call.name for each in facts for call in each.calls.values() if call.name}
+    assert {"malloc", "free", "strcmp", "fopen", "printf"} <= names | {"printf"}
+    strings = {text for each in facts for text in each.strings}
+    expected = {"crc32", "%02d", "%04d"}
+    assert expected <= strings
+    internal = {call.target for each in facts for call in each.calls.values() if call.target is not None}
+    assert len(internal & set(program.by_address)) > 50
+
+
+def test_the_same_strings_are_seen_on_every_architecture(build: Build) -> None:
+    found: list[set[str]] = []
+    for architecture, *flags in KINDS:
+        program = Program.read(build(architecture, "O2", *flags, "-shared").stripped)
+        texts = {text for function in program.functions for text in find_facts(program, function).strings}
+        found.append({text for text in texts if len(text) > 3})
+    for other in found[1:]:
+        assert len(found[0] & other) >= 0.95 * len(found[0])  # vector code copies some from constants
+
+
+def test_a_library_that_calls_itself_through_a_stub_names_no_import(compile_c: Callable[..., Twins]) -> None:
+    text = "int helper(int a) { return a * 3 + 1; }\nint user(int a) { return helper(a + 2) - 5; }\n"
+    program = Program.read(compile_c(text, "selfcall", "x64", "-fno-inline", "-fno-ipa-cp").stripped)
+    calls = find_facts(program, named(program, "user")).calls
+    assert [(call.name, call.target) for call in calls.values()] == [(None, named(program, "helper").address)]
+
+
+def test_cold_parts_belong_to_their_function(compile_c: Callable[..., Twins]) -> None:
+    text = """
+    #include <stdio.h>
+    #include <stdlib.h>
+    __attribute__((cold, noinline)) void complain(int a) { fprintf(stderr, "bad %d\\n", a); }
+    int work(int a) {
+        if (__builtin_expect(a < 0, 0)) { complain(a); complain(a + 1); abort(); }
+        return a * 7;
+    }
+    """
+    twins = compile_c(text, "cold")
+    image = read_image(twins.unstripped)
+    address = {symbol.name: symbol.address for symbol in image.symbols}
+    assert Program.read(twins.stripped).parts == {address["work.cold"]: address["work"]}
+
+
+def test_normalised_code_keeps_names_and_hides_numbers(build: Build) -> None:
+    program = Program.read(build("x64").unstripped)
+    facts = find_facts(program, named(program, "sum_by_name"))
+    keys = {instruction.key: instruction.text for instruction in facts.normalized}
+    assert keys["call <ECALL>"] == "strcmp"
+    assert any(key.startswith("lea ") and key.endswith("<STRING>") and text == "crc32" for key, text in keys.items())
+    assert any("<JUMP>" in key for key in keys)
+    row = sequence(facts.normalized, texts=False)
+    assert "strcmp" not in row
+    assert "strcmp" in sequence(facts.normalized)
+    digits = [token for token in row if any(c.isdigit() for c in token) and token not in SPECIAL]
+    assert all(not token[0].isdigit() for token in digits)  # registers only
+
+
+def test_own_names_are_not_in_the_code(twins: Twins) -> None:
+    """Names of the file's own functions, which a library exports, are no part of what models read."""
+    program = Program.read(twins.unstripped)
+    own = {function.name for function in program.functions if function.name}
+    strings = {text for f in program.functions for text in find_facts(program, f).strings}
+    for function in program.functions:
+        tokens = set(sequence(find_facts(program, function).normalized))
+        assert not {token for token in tokens & own if token not in strings and len(token) > 5}
+
+
+# -- what is no program ------------------------------------------------------------------------------------------
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_damaged_unwind_tables_are_read_with_bounds(data: Any) -> None:
+    table = bytearray(data.draw(st.binary(max_size=200)))
+    for extent in read_extents(bytes(table), 0x1000, data.draw(st.sampled_from([4, 8]))):
+        assert extent.start >= 0
