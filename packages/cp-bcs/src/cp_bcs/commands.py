@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from rich.table import Table
 
 from cp_bcs.binary.description import describe, describe_all
 from cp_bcs.binary.functions import Function
+from cp_bcs.binary.image import Architecture
 from cp_bcs.binary.program import Program
+from cp_bcs.data.compiling import Optimization
+from cp_bcs.data.corpus import build_corpus, write_corpus
+from cp_bcs.data.recipes import build, list_recipes, load_recipe
 from mpo_core.errors import UsageError
 from mpo_core.repro.atomic import write_json_atomic
 from mpo_core.repro.commands import new_console
@@ -31,6 +37,66 @@ def functions(binary: Path, at: str | None, json_file: Path | None) -> None:
     if json_file is not None:
         write_json_atomic(json_file, describe_all(program))
         console.out(f"functions: {json_file}")
+
+
+def corpus(tree: Path, binaries: Sequence[Path], out: Path, project: str | None) -> None:
+    """Build a corpus and tell what became of all functions."""
+    name = project or tree.resolve().name
+    built = build_corpus(tree, binaries, name)
+    if not built.pairs:
+        reasons = "; ".join(f"{count} {reason}" for reason, count in built.left_out.most_common(3))
+        raise UsageError(f"no documented function of {name} is in {binaries[0].name} ({reasons}).")
+    manifest = write_corpus(built, out, name)
+    table = Table("functions", "of which")
+    table.add_row(f"{built.functions:,}", "in the binaries")
+    for reason, count in built.left_out.most_common():
+        table.add_row(f"- {count:,}", reason)
+    table.add_row(f"{len(built.pairs):,}", f"pairs, {manifest['distinct_bodies']:,} distinct bodies")
+    console.print(table)
+    console.out(f"corpus: {out / 'pairs.jsonl'} (sha256 {str(manifest['sha256'])[:12]}…), {out / 'manifest.json'}")
+
+
+def recipes() -> None:
+    """Print the recipes of the package."""
+    table = Table("recipe", "Debian source", "what it is")
+    for name, recipe in list_recipes().items():
+        table.add_row(name, recipe.source, recipe.title)
+    console.print(table)
+
+
+def build_cells(
+    names: Sequence[str],
+    architectures: Sequence[str],
+    optimizations: Sequence[str],
+    work: Path,
+    out: Path,
+    jobs: int,
+) -> None:
+    """Build recipes for each cell and write a corpus for each; what is there already is kept."""
+    for option, values, known in (
+        ("--architecture", architectures, get_args(Architecture)),
+        ("--optimization", optimizations, get_args(Optimization)),
+    ):
+        wrong = next((value for value in values if value not in known), None)
+        if wrong is not None:
+            raise UsageError(f"{option} {wrong}: expected one of {', '.join(known)}.")
+    chosen = {name: load_recipe(name) for name in names}
+    table = Table("corpus", "pairs", "distinct bodies", "sha256")
+    for name, recipe in chosen.items():
+        for architecture in cast("Sequence[Architecture]", architectures):
+            for optimization in cast("Sequence[Optimization]", optimizations):
+                folder = out / f"{recipe.source}-{architecture}-{optimization}"
+                if (folder / "manifest.json").exists():
+                    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+                else:
+                    console.out(f"building {name} for {architecture} at {optimization}")
+                    built = build(recipe, architecture, optimization, work, jobs)
+                    found = build_corpus(built.tree, built.artefacts, recipe.source)
+                    manifest = write_corpus(found, folder, recipe.source)
+                pairs, bodies = manifest["pairs"], manifest["distinct_bodies"]
+                table.add_row(folder.name, f"{pairs:,}", f"{bodies:,}", f"{manifest['sha256'][:12]}…")
+    console.print(table)
+    console.out(f"corpora: {out}")
 
 
 def find_function(program: Program, wanted: str) -> Function:
