@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from cp_bcs.binary.functions import Function
 from cp_bcs.binary.image import Image
 from cp_bcs.binary.tables import Symbol
+from cp_bcs.metrics import corpus_bleu, rouge_l, sentence_bleu, words
 
 
 @dataclass(frozen=True)
@@ -62,3 +65,67 @@ def judge_discovery(found: Sequence[Function], twin: Image) -> Discovery:
 def _share(outcomes: Iterable[bool]) -> float:
     values = list(outcomes)
     return sum(values) / len(values) if values else 0.0
+
+
+@dataclass(frozen=True)
+class JudgedSummaries:
+    """Summaries against what people wrote.
+
+    Args:
+        bleu: mean of the smoothed BLEU-4 of each sentence, 0 … 1: the paper's.
+        rouge_l: mean of ROUGE-L, beta 1.2, 0 … 1.
+        corpus_bleu: sacreBLEU of all of them together, 0 … 1.
+        signature: of sacreBLEU.
+        each: the smoothed BLEU-4 of each function.
+    """
+
+    bleu: float
+    rouge_l: float
+    corpus_bleu: float
+    signature: str
+    each: list[float]
+
+
+def judge_summaries(summaries: Sequence[str], references: Sequence[str]) -> JudgedSummaries:
+    """Compare summaries with comments, one with one."""
+    made, written = [words(summary) for summary in summaries], [words(reference) for reference in references]
+    each = [sentence_bleu(a, b) for a, b in zip(made, written, strict=True)]
+    rouge = [rouge_l(a, b) for a, b in zip(made, written, strict=True)]
+    score, signature = corpus_bleu(summaries, references)
+    return JudgedSummaries(float(np.mean(each)), float(np.mean(rouge)), score, signature, each)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one arm is than another on the same functions.
+
+    Args:
+        mean: of the differences.
+        low: lower end of the 95 % interval.
+        high: upper end.
+        p: two-sided, of no difference.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def paired_bootstrap(
+    first: Sequence[float], second: Sequence[float], samples: int = 10_000, seed: int = 0
+) -> Difference:
+    """Resample functions, both arms together (Koehn, 2004).
+
+    Args:
+        first: score of each function.
+        second: of the other arm, the same functions in the same order.
+        samples: how many.
+        seed: of the resampling.
+    """
+    differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    rng = np.random.default_rng(seed)
+    drawn = np.array([rng.choice(differences, len(differences)).mean() for _ in range(samples)])
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    below, above = (np.sum(drawn <= 0) + 1) / (samples + 1), (np.sum(drawn >= 0) + 1) / (samples + 1)
+    return Difference(float(differences.mean()), float(low), float(high), float(min(1.0, 2 * min(below, above))))

@@ -1,0 +1,64 @@
+"""The pairs that an experiment works on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cp_bcs.config import DataConfig
+from cp_bcs.data.compiling import build_embedded, embedded_sources
+from cp_bcs.data.corpus import build_corpus
+from cp_bcs.data.pairs import Pair, read_pairs
+from cp_bcs.data.splits import Split, make_split
+from mpo_core.errors import InputFileError, UsageError
+
+FOLDER = "cp-bcs"
+
+
+def load_pairs(config: DataConfig, folder: Path) -> list[Pair]:
+    """The pairs of one kind of build.
+
+    Args:
+        config: which.
+        folder: gets the build of the package's own sources.
+
+    Raises:
+        UsageError: corpora are wanted, and no data folder is named.
+        InputFileError: the data folder holds no corpus of that kind of build.
+    """
+    if config.name == "embedded":
+        twins = build_embedded(folder, config.architecture, config.optimization)
+        pairs = build_corpus(embedded_sources()[0].parent, [twins.unstripped], "embedded").pairs
+    else:
+        pairs = [pair for path in _corpora() for pair in read_pairs(path)]
+    kind = (config.architecture, config.optimization)
+    kept = [
+        pair
+        for pair in pairs
+        if (pair.architecture, pair.optimization) == kind and (not config.projects or pair.project in config.projects)
+    ]
+    if not kept:
+        raise InputFileError(
+            f"no corpus holds functions for {config.architecture} at {config.optimization}"
+            f"{' of ' + ', '.join(config.projects) if config.projects else ''}; make one with cp-bcs build."
+        )
+    return kept
+
+
+def load_split(config: DataConfig, seed: int, folder: Path) -> Split:
+    """The divided pairs; ``random``, ``deduplicated`` and ``files`` are divided by the seed."""
+    name = config.split if config.split.startswith("project-") else f"{config.split}-{seed}"
+    return make_split(load_pairs(config, folder), name)
+
+
+def _corpora() -> list[Path]:
+    place = os.environ.get("MPO_DATA")
+    if not place:
+        raise UsageError(
+            f"corpora lie in the folder {FOLDER} of the data sets: name it with --data-dir or MPO_DATA; "
+            "`cp-bcs build` makes them."
+        )
+    found = sorted((Path(place) / FOLDER).glob("*/pairs.jsonl"))
+    if not found:
+        raise InputFileError(f"{Path(place) / FOLDER} holds no corpus; make one there with cp-bcs build --out.")
+    return found
