@@ -26,7 +26,6 @@ LEFT_OUT = {
     # CP-BCS is being written: so far it reads binaries.
     ("cp-bcs", "method"): "the network follows the reading of binaries",
     ("cp-bcs", "model"): "likewise",
-    ("cp-bcs", "baselines"): "likewise",
 }
 # Sources above 400 lines, each with the reason why it is one subject.
 LONG_FILES: dict[str, str] = {}
