@@ -63,6 +63,6 @@ def _summarize(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
             "seen_bodies": Measurement(value=split.seen_bodies, n=len(split.test)),
             "train_functions": Measurement(value=len(split.train)),
         },
-        arrays={"bleu of each function": judged.each},
+        arrays={"bleu of each function": [round(value, 6) for value in judged.each]},
         notes=[f"corpus_bleu: sacreBLEU {judged.signature}"],
     )
