@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import struct
 import subprocess
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from cp_bcs.binary.reading import parse_image, read_image
 from cp_bcs.data.compiling import CompileError, Twins, build_twins
 from mpo_core.errors import InputFileError, MissingPartError
 
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 TEXT = """
 #include <stdlib.h>
 #include <string.h>
@@ -124,6 +126,7 @@ def test_a_missing_compiler_is_named_with_its_package(monkeypatch: pytest.Monkey
     assert caught.value.exit_code == 4
 
 
+@needs_gcc
 def test_what_the_compiler_refuses_is_told(tmp_path: Path) -> None:
     source = tmp_path / "wrong.c"
     source.write_text("int f(void) { return missing; }\n")
@@ -131,6 +134,7 @@ def test_what_the_compiler_refuses_is_told(tmp_path: Path) -> None:
         build_twins([source], tmp_path, "wrong", "x64", flags=("-shared", "-fPIC"))
 
 
+@needs_gcc
 def test_objects_are_told_to_be_linked_first(tmp_path: Path) -> None:
     source, target = tmp_path / "a.c", tmp_path / "a.o"
     source.write_text("int f(void) { return 3; }\n")
