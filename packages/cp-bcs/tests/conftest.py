@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,18 +16,26 @@ Build = Callable[..., Twins]
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """The package's own sources, built once for each kind; skips where a compiler is not installed."""
-    folder = tmp_path_factory.mktemp("twins")
-    done: dict[tuple[Architecture, Optimization, tuple[str, ...]], Twins] = {}
+    """The package's own sources, built once for each kind; skips where a compiler is not installed.
+
+    The workers of a test run share the builds: each is made in a folder of its own, then renamed.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "twins"
+    shared.mkdir(exist_ok=True)
 
     def make(architecture: Architecture, optimization: Optimization = "O2", *flags: str) -> Twins:
-        key = (architecture, optimization, flags)
-        if key not in done:
+        place = shared / "-".join((architecture, optimization, *(flag.strip("-") for flag in flags)))
+        if not place.exists():
+            own = tmp_path_factory.mktemp("build")
             try:
-                done[key] = build_embedded(folder, architecture, optimization, flags)
+                build_embedded(own, architecture, optimization, flags)
             except MissingPartError as error:
                 pytest.skip(str(error))
-        return done[key]
+            with contextlib.suppress(OSError):  # another worker was faster
+                own.rename(place)
+        stripped = next(place.glob("*.stripped"))
+        return Twins(stripped.with_name(stripped.name.removesuffix(".stripped")), stripped)
 
     return make
 
