@@ -95,7 +95,7 @@ class Explorer:
                 return
             found.instructions[address] = instruction
             found.end = max(found.end, instruction.end)
-            if thumb or self.image.architecture == "arm":
+            if self.image.architecture == "arm":
                 self._note_literal(found, instruction, thumb)
             if not self._follow(found, before, instruction, (start, limit), thumb, waiting):
                 return

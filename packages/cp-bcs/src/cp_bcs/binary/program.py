@@ -66,11 +66,15 @@ class Program:
         """Each function by its first address."""
         return {function.address: function for function in self.functions}
 
+    @cached_property
+    def _explorer(self) -> Explorer:
+        ends_here = {address for address, name in self.stubs.all().items() if name in NEVER_RETURN}
+        return Explorer(self.disassembler, ends_here)
+
     def code(self, function: Function) -> tuple[tuple[Instruction, ...], dict[int, JumpTable]]:
         """A function's instructions by address, and its computed jumps that were resolved."""
         if self.image.architecture == "arm":
-            ends_here = {a for a, name in self.stubs.all().items() if name in NEVER_RETURN}
-            found = Explorer(self.disassembler, ends_here).explore(function.address, function.thumb, function.end)
+            found = self._explorer.explore(function.address, function.thumb, function.end)
             return tuple(found.instructions[address] for address in sorted(found.instructions)), found.tables
         listing = tuple(self.disassembler.sweep(function.address, function.size))
         tables: dict[int, JumpTable] = {}
