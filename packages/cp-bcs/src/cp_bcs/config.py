@@ -7,9 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from cp_bcs.binary.image import Architecture
+from cp_bcs.data.compiling import Optimization
 from mpo_core.repro.config import ArmConfig, StrictModel, StudyConfig
-
-OptimizationLevel = Literal["O0", "O1", "O2", "O3", "Os"]
 
 
 class DataConfig(StrictModel):
@@ -26,7 +25,7 @@ class DataConfig(StrictModel):
 
     name: Literal["embedded", "corpora"] = "embedded"
     architecture: Architecture = "x64"
-    optimization: OptimizationLevel = "O2"
+    optimization: Optimization = "O2"
     split: str = Field(default="random", pattern=r"^(random|deduplicated|files|project-.+)$")
     projects: tuple[str, ...] = ()
 
@@ -43,7 +42,7 @@ class Arm(ArmConfig):
     """
 
     architecture: Architecture = "x64"
-    optimization: OptimizationLevel = "O2"
+    optimization: Optimization = "O2"
     flags: tuple[str, ...] = ()
     summarizer: Literal["most-common", "random", "nearest", "nearest-code"] | None = None
     data: dict[str, str] = Field(default_factory=dict)

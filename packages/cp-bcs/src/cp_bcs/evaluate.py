@@ -42,12 +42,12 @@ def judge_discovery(found: Sequence[Function], twin: Image) -> Discovery:
         twin: the same build with symbols.
     """
     symbols = [symbol for symbol in twin.symbols if symbol.is_function and symbol.defined]
-    mask = ~1 if twin.architecture == "arm" else ~0
     truth: dict[int, Symbol] = {}
     for symbol in symbols:
-        known = truth.get(symbol.address & mask)
+        address = twin.code_address(symbol.address)
+        known = truth.get(address)
         if known is None or symbol.size > known.size:
-            truth[symbol.address & mask] = symbol
+            truth[address] = symbol
     by_start = {function.address: function for function in found}
     hits = [(symbol, by_start[address]) for address, symbol in truth.items() if address in by_start]
     described = [(symbol, function) for symbol, function in hits if function.source == "unwind" and symbol.size]

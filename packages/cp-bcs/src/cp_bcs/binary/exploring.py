@@ -7,11 +7,11 @@ end. On ARM constants and jump tables lie in between, and extents are not known:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from cp_bcs.binary.instructions import BAD, Disassembler, Flow, Instruction
 from cp_bcs.binary.jump_tables import JumpTable, find_jump_table
+from cp_bcs.binary.stubs import Stubs
 
 MOST_INSTRUCTIONS = 200_000
 """Instructions of one function at most."""
@@ -59,13 +59,13 @@ class Explorer:
 
     Args:
         disassembler: of the image.
-        ends_here: addresses of import stubs after which control does not come back.
+        stubs: of the image; after some imported functions control does not come back.
     """
 
-    def __init__(self, disassembler: Disassembler, ends_here: Collection[int] = ()) -> None:
+    def __init__(self, disassembler: Disassembler, stubs: Stubs) -> None:
         self.disassembler = disassembler
         self.image = disassembler.image
-        self._ends_here = ends_here
+        self._ends_here = {address for address, name in stubs.all().items() if name in NEVER_RETURN}
 
     def explore(self, start: int, thumb: bool, limit: int) -> Explored:
         """Follow control from a function's start.

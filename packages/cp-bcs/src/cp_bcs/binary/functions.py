@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from cp_bcs.binary.exploring import NEVER_RETURN, Explored, Explorer
+from cp_bcs.binary.exploring import Explored, Explorer
 from cp_bcs.binary.image import Image, Region
 from cp_bcs.binary.instructions import Disassembler
 from cp_bcs.binary.stubs import Stubs
@@ -74,10 +74,8 @@ class _Search:
         self.image = image
         self.arm = image.architecture == "arm"
         self.disassembler = disassembler
-        stubs = Stubs(disassembler)
-        self.stubs = stubs
-        ends_here = {address for address, name in stubs.all().items() if name in NEVER_RETURN}
-        self.explorer = Explorer(disassembler, ends_here)
+        self.stubs = Stubs(disassembler)
+        self.explorer = Explorer(disassembler, self.stubs)
         self.starts: dict[int, _Start] = {}
         self.order: list[int] = []
         self.explored: dict[int, Explored] = {}
@@ -118,13 +116,13 @@ class _Search:
         for symbol in symbols:
             if symbol.is_function and symbol.defined and symbol.address:
                 thumb = self.arm and bool(symbol.address & 1)
-                self._add(symbol.address & ~1 if self.arm else symbol.address, _Start(source, symbol.size, thumb))
+                self._add(self.image.code_address(symbol.address), _Start(source, symbol.size, thumb))
 
     def _add_pointer(self, address: int, source: Source) -> None:
         """A pointer to code; on ARM its lowest bit tells Thumb, and A32 code lies at multiples of four."""
         thumb = self.arm and bool(address & 1)
         if not self.arm or thumb or address % 4 == 0:
-            self._add(address & ~1 if self.arm else address, _Start(source, 0, thumb))
+            self._add(self.image.code_address(address), _Start(source, 0, thumb))
 
     def _owner(self, address: int) -> int | None:
         """The last start at or before an address."""
@@ -268,5 +266,5 @@ class _Search:
         names: dict[int, str] = {}
         for symbol in (*self.image.exports, *self.image.symbols):
             if symbol.is_function and symbol.defined and symbol.name:
-                names[symbol.address & ~1 if self.arm else symbol.address] = symbol.name
+                names[self.image.code_address(symbol.address)] = symbol.name
         return names

@@ -78,6 +78,10 @@ class Image:
         """Bytes of an address."""
         return 8 if self.architecture == "x64" else 4
 
+    def code_address(self, pointer: int) -> int:
+        """The address that a pointer to code names: on ARM without the lowest bit, which says Thumb."""
+        return pointer & ~1 if self.architecture == "arm" else pointer
+
     @cached_property
     def code(self) -> tuple[Region, ...]:
         """The executable regions, without the stubs through which imported functions are called."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cp_bcs.binary.exploring import NEVER_RETURN, Explorer
+from cp_bcs.binary.exploring import Explorer
 from cp_bcs.binary.flow_graph import FlowGraph, build_flow_graph
 from cp_bcs.binary.functions import Function, find_functions
 from cp_bcs.binary.image import Image
@@ -68,8 +68,7 @@ class Program:
 
     @cached_property
     def _explorer(self) -> Explorer:
-        ends_here = {address for address, name in self.stubs.all().items() if name in NEVER_RETURN}
-        return Explorer(self.disassembler, ends_here)
+        return Explorer(self.disassembler, self.stubs)
 
     def code(self, function: Function) -> tuple[tuple[Instruction, ...], dict[int, JumpTable]]:
         """A function's instructions by address, and its computed jumps that were resolved."""

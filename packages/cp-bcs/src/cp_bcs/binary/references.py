@@ -75,7 +75,7 @@ def _classify(program: Program, site: int, target: int) -> Reference | None:
     text = image.text(target)
     if text is not None:
         return Reference(site, "string", target, text)
-    if (target & ~1 if image.architecture == "arm" else target) in program.by_address:
+    if image.code_address(target) in program.by_address:
         return Reference(site, "function", target)
     stub = program.stubs.name_at(target) if image.region_at(target) else None
     if stub is not None:

@@ -68,8 +68,7 @@ def build_corpus(tree: Path, binaries: Sequence[Path], project: str) -> Corpus:
         image = read_image(path)
         corpus.binaries.append((path.name, image.sha256))
         program = Program(replace(image, symbols=()))
-        mask = ~1 if image.architecture == "arm" else ~0
-        known = {each.address & mask: each for each in read_source_functions(path)}
+        known = {image.code_address(each.address): each for each in read_source_functions(path)}
         corpus.functions += len(program.functions)
         for function in program.functions:
             origin = known.get(function.address)
@@ -135,7 +134,7 @@ def write_corpus(corpus: Corpus, folder: Path, project: str) -> dict[str, object
         "cells": dict(sorted(Counter(f"{p.architecture}-{p.optimization}" for p in corpus.pairs).items())),
         "functions": corpus.functions,
         "left_out": dict(sorted(corpus.left_out.items())),
-        "leaks": 0,
+        "leaks": len(leaking),
         "binaries": [{"name": name, "sha256": digest} for name, digest in corpus.binaries],
         "sha256": hashlib.sha256(data).hexdigest(),
     }
