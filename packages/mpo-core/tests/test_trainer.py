@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUsage]
@@ -299,8 +298,6 @@ class Collator(DataCollatorForSeq2Seq):
 
 @pytest.fixture
 def accelerator() -> Accelerator:
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
     return Accelerator(cpu=True)
 
 

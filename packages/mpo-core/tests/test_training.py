@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import nn
 
@@ -354,11 +353,8 @@ def test_bfloat16_resumes_bit_equal_and_only_with_its_own(toy: Any, tmp_path: Pa
 
 def test_a_precision_that_accelerate_does_not_have_here_is_refused(toy: Any, tmp_path: Path) -> None:
     Accelerator(mixed_precision="no")  # the caller's own: its state is the process's
-    try:
-        with pytest.raises(UsageError, match="accelerate already has another precision"):
-            train(toy, tmp_path, TRAINING.model_copy(update={"precision": "bfloat16"}))
-    finally:
-        AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(UsageError, match="accelerate already has another precision"):
+        train(toy, tmp_path, TRAINING.model_copy(update={"precision": "bfloat16"}))
 
 
 def test_max_steps_ends_training_and_the_schedule(toy: Any, tmp_path: Path) -> None:
