@@ -15,7 +15,7 @@ RECORD_KEYS = {"benchmark", "date", "revision", "machine", "versions", "clock"}
 
 
 def test_the_benchmarks_are_found():
-    assert {"allocation", "budget", "decompose", "embedding", "linear", "whole_model"} == {
+    assert {"allocation", "budget", "cp_bcs_discovery", "decompose", "embedding", "linear", "whole_model"} == {
         path.stem for path in SCRIPTS
     }
 

@@ -19,7 +19,7 @@ from cp_bcs.binary.stubs import Stubs
 from cp_bcs.binary.tables import Symbol
 from cp_bcs.binary.unwind import unwind_extents
 
-Source = Literal["unwind", "symbol", "export", "entry", "pointer", "call", "gap"]
+Source = Literal["unwind", "symbol", "export", "entry", "pointer", "call", "gap", "angr"]
 
 MOST_FUNCTIONS = 500_000
 _ARM_PADDING = (b"\0\0\0\0", b"\x00\xbf", b"\xc0\x46", b"\x00\xf0\x20\xe3", b"\x00\x00\xa0\xe1", b"\xaf\xf3\x00\x80")

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -21,6 +21,7 @@ from cp_bcs.data.c_sources import Definition, read_definitions
 from cp_bcs.data.comments import clean_comment
 from cp_bcs.data.debug_info import SourceFunction, read_source_functions
 from cp_bcs.data.pairs import Pair, code_of, contradicted, leaks, write_pairs
+from cp_bcs.data.pseudo_code import PseudoCodeOfPairs
 from mpo_core.errors import InputFileError
 from mpo_core.repro.atomic import write_bytes_atomic
 
@@ -39,15 +40,19 @@ class Corpus:
         binaries: name and sha256 of each binary.
         functions: of all binaries, in machine code.
         left_out: how many were left out, by reason.
+        pseudo_code: how many have some, and why others have none; None where none was asked for.
     """
 
     pairs: list[Pair] = field(default_factory=list)
     binaries: list[tuple[str, str]] = field(default_factory=list)
     functions: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    pseudo_code: Mapping[str, object] | None = None
 
 
-def build_corpus(tree: Path, binaries: Sequence[Path], project: str) -> Corpus:
+def build_corpus(
+    tree: Path, binaries: Sequence[Path], project: str, pseudo_code: PseudoCodeOfPairs | None = None
+) -> Corpus:
     """Join a project's documented functions to machine code.
 
     Args:
@@ -55,6 +60,7 @@ def build_corpus(tree: Path, binaries: Sequence[Path], project: str) -> Corpus:
         binaries: unstripped ELF files with DWARF, built from them; of several that hold the same source function for
             the same architecture and optimization, the first counts.
         project: name.
+        pseudo_code: what fills in the pseudo code of the pairs.
 
     Raises:
         InputFileError: no such folder; a file that is no ELF file, or has no debug information.
@@ -70,6 +76,7 @@ def build_corpus(tree: Path, binaries: Sequence[Path], project: str) -> Corpus:
         program = Program(replace(image, symbols=()))
         known = {image.code_address(each.address): each for each in read_source_functions(path)}
         corpus.functions += len(program.functions)
+        first = len(corpus.pairs)
         for function in program.functions:
             origin = known.get(function.address)
             if origin is None:
@@ -108,6 +115,10 @@ def build_corpus(tree: Path, binaries: Sequence[Path], project: str) -> Corpus:
                 continue
             seen.add(key)
             corpus.pairs.append(pair)
+        if pseudo_code is not None:
+            corpus.pairs[first:] = pseudo_code.add(corpus.pairs[first:], path)
+    if pseudo_code is not None:
+        corpus.pseudo_code = pseudo_code.told()
     return corpus
 
 
@@ -135,6 +146,7 @@ def write_corpus(corpus: Corpus, folder: Path, project: str) -> dict[str, object
         "functions": corpus.functions,
         "left_out": dict(sorted(corpus.left_out.items())),
         "leaks": len(leaking),
+        **({} if corpus.pseudo_code is None else {"pseudo_code": corpus.pseudo_code}),
         "binaries": [{"name": name, "sha256": digest} for name, digest in corpus.binaries],
         "sha256": hashlib.sha256(data).hexdigest(),
     }
