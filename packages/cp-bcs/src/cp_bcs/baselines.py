@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cp_bcs.data.pairs import Pair
 from cp_bcs.retrieval import Index
+from cp_bcs.summaries.consensus import NEIGHBOURS, agree
 
 Summarizer = Callable[[Sequence[Pair], Sequence[Pair], int], list[str]]
 """(train, asked, seed) -> a sentence for each function that was asked for."""
@@ -37,9 +38,17 @@ def nearest_code(train: Sequence[Pair], asked: Sequence[Pair], seed: int) -> lis
     return [found[0].pair.sentence for found in Index(train, texts=False).search(asked, k=1)]
 
 
+def consensus(train: Sequence[Pair], asked: Sequence[Pair], seed: int) -> list[str]:
+    """The comment that the nearest training functions agree on; the nearest one's where nothing is similar at all."""
+    heard = Index(train).search(asked, k=NEIGHBOURS)
+    chosen = (agree(neighbours)[0] or neighbours[0] for neighbours in heard)
+    return [neighbour.pair.sentence for neighbour in chosen]
+
+
 BASELINES: Mapping[str, Summarizer] = {
     "most-common": most_common,
     "random": random_comment,
     "nearest": nearest,
     "nearest-code": nearest_code,
+    "consensus": consensus,
 }

@@ -21,6 +21,33 @@ def words(sentence: str) -> list[str]:
     return _TOKEN.findall(sentence.lower())
 
 
+class NGrams:
+    """The n-grams of a sentence, counted once for many comparisons.
+
+    Args:
+        tokens: of the sentence.
+    """
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self.length = len(tokens)
+        self.counts = [
+            dict(Counter(tuple(tokens[start : start + order]) for start in range(len(tokens) - order + 1)))
+            for order in range(1, ORDERS + 1)
+        ]
+
+    def bleu(self, reference: NGrams) -> float:
+        """`sentence_bleu` of this sentence as a summary."""
+        if not self.length or not reference.length:
+            return 0.0
+        logs = 0.0
+        for order, (made, written) in enumerate(zip(self.counts, reference.counts, strict=True)):
+            fewer, more = (made, written) if len(made) < len(written) else (written, made)
+            matches = sum(min(count, more[gram]) for gram, count in fewer.items() if gram in more)
+            logs += math.log((matches + 1) / (max(self.length - order, 0) + 1))
+        brevity = min(0.0, 1 - reference.length / self.length)
+        return math.exp(logs / ORDERS + brevity)
+
+
 def sentence_bleu(summary: Sequence[str], reference: Sequence[str]) -> float:
     """BLEU-4 of one sentence, each precision with one added to both counts (Lin and Och, 2004), in 0 … 1.
 
@@ -28,15 +55,7 @@ def sentence_bleu(summary: Sequence[str], reference: Sequence[str]) -> float:
         summary: tokens of what was made.
         reference: tokens of what was written.
     """
-    if not summary or not reference:
-        return 0.0
-    logs = 0.0
-    for order in range(1, ORDERS + 1):
-        made, written = _ngrams(summary, order), _ngrams(reference, order)
-        matches = sum((made & written).values())
-        logs += math.log((matches + 1) / (sum(made.values()) + 1))
-    brevity = min(0.0, 1 - len(reference) / len(summary))
-    return math.exp(logs / ORDERS + brevity)
+    return NGrams(summary).bleu(NGrams(reference))
 
 
 def rouge_l(summary: Sequence[str], reference: Sequence[str], beta: float = ROUGE_BETA) -> float:
@@ -61,10 +80,6 @@ def corpus_bleu(summaries: Sequence[str], references: Sequence[str]) -> tuple[fl
     metric = BLEU(lowercase=True)
     score = metric.corpus_score(list(summaries), [list(references)]).score / 100
     return score, str(metric.get_signature())
-
-
-def _ngrams(tokens: Sequence[str], order: int) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(tokens[start : start + order]) for start in range(len(tokens) - order + 1))
 
 
 def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:

@@ -8,8 +8,10 @@ for its network; on an unseen project it is worth no more than a random comment.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -62,30 +64,83 @@ class Index:
         self._vectorizer = _vectorizer()
         self._matrix: csr_matrix = self._vectorizer.fit_transform(self._described(pairs))
 
-    def search(self, asked: Sequence[Pair], k: int = 5) -> list[list[Neighbour]]:
+    @cached_property
+    def _documented(self) -> np.ndarray:
+        return np.array([bool(pair.sentence) for pair in self.pairs])
+
+    @property
+    def all_documented(self) -> bool:
+        """Whether every known function has a sentence."""
+        return bool(self._documented.all())
+
+    def search(
+        self,
+        asked: Sequence[Pair],
+        k: int = 5,
+        apart: Callable[[Pair], Hashable] | None = None,
+        documented: bool = False,
+    ) -> list[list[Neighbour]]:
         """The k nearest known functions of each, the nearest first.
 
         Args:
             asked: functions; their sentences are not looked at.
-            k: how many.
+            k: how many; fewer where not so many are left.
+            apart: known functions of which it gives the same as of the one that is asked for are passed over, so that
+                training functions find neighbours as near as those of a held-out function.
+            documented: only those that have a sentence.
         """
+        groups = (
+            None
+            if apart is None
+            else np.unique([repr(apart(p)) for p in (*self.pairs, *asked)], return_inverse=True)[1]
+        )
         found: list[list[Neighbour]] = []
         for start in range(0, len(asked), _BLOCK):
             block = self._vectorizer.transform(self._described(asked[start : start + _BLOCK]))
             similarities = np.asarray((block @ self._matrix.T).todense())
-            for row in similarities:
+            for number, row in enumerate(similarities, start=start):
                 # Ties go to the earlier function, whatever the sort.
-                order = np.lexsort((np.arange(len(row)), -row))[:k]
+                order = np.lexsort((np.arange(len(row)), -row))
+                if documented:
+                    order = order[self._documented[order]]
+                if groups is not None:
+                    order = order[groups[order] != groups[len(self.pairs) + number]]
+                order = order[:k]
                 found.append([Neighbour(self.pairs[place], float(row[place])) for place in order])
         return found
+
+    def shared(self, asked: Pair, known: Pair) -> list[float]:
+        """How much each node of a function adds to its similarity with a known one, the greatest share as 1.
+
+        A feature that occurs several times adds an equal part at each of its places; a pair of instructions adds half
+        at each of the two.
+        """
+        both = self._vectorizer.transform(self._described([asked, known]))
+        products = both[0].multiply(both[1]).tocoo()
+        counts = Counter(features(asked, self.texts))
+        names = self._feature_names
+        gains = {names[n]: value / counts[names[n]] for n, value in zip(products.col, products.data, strict=True)}
+        weights = [gains.get(key, 0.0) for key in asked.keys]
+        for node, (a, b) in enumerate(pairwise(asked.keys)):
+            half = gains.get(f"{a} ; {b}", 0.0) / 2
+            weights[node] += half
+            weights[node + 1] += half
+        for node, text in asked.texts if self.texts else ():
+            weights[node] += gains.get(f"text {text}", 0.0)
+        most = max(weights, default=0.0)
+        return [float(weight / most) if most else 0.0 for weight in weights]
+
+    @cached_property
+    def _feature_names(self) -> list[str]:
+        names = [""] * len(self._vectorizer.vocabulary_)
+        for feature, number in self._vectorizer.vocabulary_.items():
+            names[number] = feature
+        return names
 
     def save(self, folder: Path) -> None:
         """Write the index: ``pairs.jsonl``, ``vocabulary.json`` and ``weights.safetensors``."""
         folder.mkdir(parents=True, exist_ok=True)
-        vocabulary = [""] * len(self._vectorizer.vocabulary_)
-        for feature, number in self._vectorizer.vocabulary_.items():
-            vocabulary[number] = feature
-        described = {"schema_version": 1, "texts": self.texts, "features": vocabulary}
+        described = {"schema_version": 1, "texts": self.texts, "features": self._feature_names}
         write_bytes_atomic(folder / "pairs.jsonl", write_pairs(self.pairs))
         write_bytes_atomic(folder / "vocabulary.json", json.dumps(described, ensure_ascii=False).encode())
         save_file({"idf": np.asarray(self._vectorizer.idf_)}, folder / "weights.safetensors")

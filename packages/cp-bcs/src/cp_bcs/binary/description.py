@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cp_bcs.binary.facts import find_facts
+from cp_bcs.binary.facts import FunctionFacts, find_facts
 from cp_bcs.binary.functions import Function
 from cp_bcs.binary.program import Call, Program
 
@@ -22,8 +22,12 @@ def describe(program: Program, function: Function, code: bool = False) -> dict[s
         ``blocks`` and ``unresolved`` computed jumps, ``calls`` (imported names, addresses of functions of the file, or
         None for computed ones), ``strings`` in the order of use; with ``code`` also ``code`` and ``edges``.
     """
-    facts = find_facts(program, function)
-    graph = facts.graph
+    return describe_facts(find_facts(program, function), code)
+
+
+def describe_facts(facts: FunctionFacts, code: bool = False) -> dict[str, Any]:
+    """The same of a function that was analysed already; see `describe`."""
+    function, graph = facts.function, facts.graph
     told: dict[str, Any] = {
         "address": f"{function.address:#x}",
         "size": function.size,
