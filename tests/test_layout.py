@@ -23,9 +23,6 @@ LONG = 400
 # A room that a paper does not need is left out; each one is listed here with the reason.
 LEFT_OUT = {
     ("mpop", "data"): "its tasks are those of mpo_core.repro.tasks",
-    # CP-BCS is being written: so far it reads binaries.
-    ("cp-bcs", "method"): "the network follows the reading of binaries",
-    ("cp-bcs", "model"): "likewise",
 }
 # Sources above 400 lines, each with the reason why it is one subject.
 LONG_FILES: dict[str, str] = {}

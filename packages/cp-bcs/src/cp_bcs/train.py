@@ -10,9 +10,14 @@ from cp_bcs.binary.reading import read_image
 from cp_bcs.config import Arm, Config
 from cp_bcs.data.compiling import build_embedded
 from cp_bcs.data.loading import load_split
+from cp_bcs.data.splits import Split
+from cp_bcs.decompile.discovery import find_functions_with_angr
 from cp_bcs.evaluate import judge_discovery, judge_summaries
+from cp_bcs.learning import learn
+from cp_bcs.summaries.trust_study import measure_trust
+from mpo_core import count_parameters
 from mpo_core.errors import UsageError
-from mpo_core.repro.record import Measurement, TrialOutcome
+from mpo_core.repro.record import Measurement, ParameterCount, TrialOutcome
 from mpo_core.repro.trial import Trial
 
 
@@ -25,6 +30,8 @@ def run_trial(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
         folder: the trial's own folder; gets builds.
     """
     arm = config.arms[trial.arm]
+    if config.study == "calibrate":
+        return measure_trust(config.data_of(trial.arm), trial.seed, folder)
     return _discover(arm, folder) if config.study == "discover" else _summarize(trial, config, folder)
 
 
@@ -32,18 +39,20 @@ def _discover(arm: Arm, folder: Path) -> TrialOutcome:
     """Build the package's own sources as an arm says, and look for the functions of the stripped file."""
     twins = build_embedded(folder, arm.architecture, arm.optimization, arm.flags)
     program = Program.read(twins.stripped)
-    found = judge_discovery(program.functions, read_image(twins.unstripped))
-    graphs = [program.flow_graph(function) for function in program.functions]
+    functions = program.functions if arm.backend == "elf" else find_functions_with_angr(twins.stripped)
+    found = judge_discovery(functions, read_image(twins.unstripped))
     metrics = {
         "starts": Measurement(value=found.starts, n=found.n),
         "modes": Measurement(value=found.modes, n=found.n),
-        "precision": Measurement(value=found.precision, n=len(program.functions)),
-        "instructions": Measurement(value=sum(len(graph.instructions) for graph in graphs)),
-        "edges": Measurement(value=sum(len(graph.edges) for graph in graphs)),
-        "blocks": Measurement(value=sum(len(graph.blocks) for graph in graphs)),
+        "precision": Measurement(value=found.precision, n=len(functions)),
     }
     if found.sizes is not None:
         metrics["sizes"] = Measurement(value=found.sizes, n=found.described)
+    if arm.backend == "elf":
+        graphs = [program.flow_graph(function) for function in functions]
+        metrics["instructions"] = Measurement(value=sum(len(graph.instructions) for graph in graphs))
+        metrics["edges"] = Measurement(value=sum(len(graph.edges) for graph in graphs))
+        metrics["blocks"] = Measurement(value=sum(len(graph.blocks) for graph in graphs))
     return TrialOutcome(metrics=metrics)
 
 
@@ -54,7 +63,27 @@ def _summarize(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
         raise UsageError(f"arm {trial.arm!r} has no summarizer.")
     split = load_split(config.data_of(trial.arm), trial.seed, folder)
     asked = split.dev if trial.split == "select" else split.test
-    summaries = BASELINES[name](split.train, asked, trial.seed)
+    if trial.learning_rate is None:
+        return _judged(trial, split, BASELINES[name](split.train, asked, trial.seed))
+    learned, fitted = learn(
+        config.model_of(trial.arm),
+        config.decoding_of(trial.arm),
+        split,
+        config.training,
+        learning_rate=trial.learning_rate,
+        seed=trial.seed,
+        folder=folder,
+    )
+    counts = count_parameters(learned.network)
+    parameters = ParameterCount(total=counts.total, trained=counts.trained)
+    if fitted.status == "diverged":
+        return TrialOutcome(status="diverged", parameters=parameters, series=fitted.series)
+    outcome = _judged(trial, split, [draft.sentence for draft in learned.summarize(asked)])
+    return outcome.model_copy(update={"parameters": parameters, "series": fitted.series})
+
+
+def _judged(trial: Trial, split: Split, summaries: list[str]) -> TrialOutcome:
+    asked = split.dev if trial.split == "select" else split.test
     judged = judge_summaries(summaries, [pair.sentence for pair in asked])
     measured = {"bleu": judged.bleu, "rouge_l": judged.rouge_l, "corpus_bleu": judged.corpus_bleu}
     return TrialOutcome(
@@ -64,5 +93,5 @@ def _summarize(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
             "train_functions": Measurement(value=len(split.train)),
         },
         arrays={"bleu of each function": [round(value, 6) for value in judged.each]},
-        notes=[f"corpus_bleu: sacreBLEU {judged.signature}"],
+        notes=[f"split {split.name}", f"corpus_bleu: sacreBLEU {judged.signature}"],
     )

@@ -46,8 +46,11 @@ def load_pairs(config: DataConfig, folder: Path) -> list[Pair]:
 
 
 def load_split(config: DataConfig, seed: int, folder: Path) -> Split:
-    """The divided pairs; ``random``, ``deduplicated`` and ``files`` are divided by the seed."""
-    name = config.split if config.split.startswith("project-") else f"{config.split}-{seed}"
+    """The divided pairs; all splits but ``project-NAME`` depend on the seed."""
+    if config.split == "project":
+        name = f"project-{config.held_out[seed % len(config.held_out)]}"
+    else:
+        name = config.split if config.split.startswith("project-") else f"{config.split}-{seed}"
     return make_split(load_pairs(config, folder), name)
 
 

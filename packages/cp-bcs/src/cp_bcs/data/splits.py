@@ -50,6 +50,11 @@ class Split:
         bodies = {pair.body for pair in self.train}
         return sum(pair.body in bodies for pair in self.test) / len(self.test)
 
+    def group(self, pair: Pair) -> Hashable:
+        """What stands on one side together with a pair: its source function, its file or its project."""
+        rule = self.name.partition("-")[0]
+        return pair.project if rule == "project" else _file(pair) if rule == "files" else _source(pair)
+
 
 def make_split(pairs: Sequence[Pair], name: str) -> Split:
     """Divide a corpus.

@@ -1,0 +1,252 @@
+"""Functions and their nearest known ones as padded tensors, and the batches of training."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cp_bcs.config import ModelConfig
+from cp_bcs.data.pairs import Pair
+from cp_bcs.decompile.lexing import pseudo_tokens
+from cp_bcs.retrieval import Neighbour
+from cp_bcs.tokens import (
+    END_NUMBER,
+    PAD_NUMBER,
+    START_NUMBER,
+    UNKNOWN_NUMBER,
+    Pieces,
+    Words,
+    code_words,
+    pseudo_words,
+    sentence_words,
+    without_digits,
+)
+from mpo_core.repro.training import Batch
+
+NO_EDGE = (-1, -1, 0)
+EDGE_TYPES = 3
+"""Next, jump and table; edges against the flow have three more."""
+CHUNK = 8
+"""So many batches' functions are sorted by size, so that a batch needs little padding."""
+_WORDS_OF_A_NODE = 24
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One function as numbers.
+
+    Attributes:
+        code: pieces of its instructions in a row.
+        code_nodes: the instruction of each piece.
+        pseudo: pieces of its pseudo code.
+        nodes: what describes each node of its control-flow graph.
+        edges: from, to, type.
+        target: words of its sentence; words that only the neighbours know have numbers behind the vocabulary.
+        neighbours: words of the sentences of the nearest known functions, numbered in the same way.
+        similarities: of the neighbours.
+        extra: the words behind the vocabulary.
+        instructions: how many the function has, those that are not read included.
+    """
+
+    code: list[int]
+    code_nodes: list[int]
+    pseudo: list[int]
+    nodes: list[list[int]]
+    edges: list[tuple[int, int, int]]
+    target: list[int]
+    neighbours: list[list[int]]
+    similarities: list[float]
+    extra: list[str]
+    instructions: int
+
+    @property
+    def size(self) -> int:
+        """About how long it takes to read."""
+        return max(len(self.code), len(self.nodes), len(self.pseudo))
+
+
+class Encoder:
+    """Turns functions into tensors.
+
+    Args:
+        config: sizes and forms.
+        pieces: of code and pseudo code.
+        nodes: whole instructions, for ``nodes: instruction``.
+        words: of sentences.
+    """
+
+    def __init__(self, config: ModelConfig, pieces: Pieces, nodes: Words, words: Words) -> None:
+        self.config, self.pieces, self.nodes, self.words = config, pieces, nodes, words
+        self._split = _splitter(config)
+
+    @classmethod
+    def learn(cls, config: ModelConfig, train: Sequence[Pair], dev: Sequence[Pair] = ()) -> Encoder:
+        """Vocabularies of the training functions; the released code's are of the dev functions, too.
+
+        Args:
+            config: sizes and forms.
+            train: functions.
+            dev: functions.
+        """
+        known = [*train, *dev] if config.variant == "released" else list(train)
+        split = _splitter(config)
+        rows = [row for pair in known for row in (*_code(config, pair), _pseudo(config, pair.pseudo))]
+        return cls(
+            config,
+            Pieces.learn(rows, config.pieces),
+            Words.of((_key(config, key) for key in pair.keys) for pair in known),
+            Words.of((split(pair.sentence) for pair in known), config.least_count),
+        )
+
+    def encode(self, pairs: Sequence[Pair], neighbours: Sequence[Sequence[Neighbour]] | None = None) -> list[Encoded]:
+        """Functions as numbers.
+
+        Args:
+            pairs: the functions.
+            neighbours: the nearest known functions of each, the nearest first.
+        """
+        rows: list[Encoded] = []
+        for number, pair in enumerate(pairs):
+            rows.append(self._one(pair, () if neighbours is None else neighbours[number]))
+        return rows
+
+    def _one(self, pair: Pair, neighbours: Sequence[Neighbour]) -> Encoded:
+        config = self.config
+        code = _code(config, pair)
+        pieces = self.pieces.numbers([*code, _pseudo(config, pair.pseudo)])
+        per_node, pseudo = pieces[:-1], pieces[-1]
+        count = min(len(pair.keys), config.graph_length or len(pair.keys))
+        if config.nodes == "instruction":
+            nodes = [[self.nodes.number(_key(config, key))] for key in pair.keys[:count]]
+        else:
+            nodes = [numbers[:_WORDS_OF_A_NODE] or [UNKNOWN_NUMBER] for numbers in per_node[:count]]
+        extra: dict[str, int] = {}
+        near = neighbours[: config.neighbours] if "neighbours" in config.sources else ()
+        sentences = [self._split(each.pair.sentence)[: config.summary_length] for each in near]
+        copied = [[self._extended(word, extra) for word in sentence] for sentence in sentences]
+        target = [extra.get(word, self.words.number(word)) for word in self._split(pair.sentence)]
+        return Encoded(
+            code=[number for numbers in per_node for number in numbers][: config.code_length],
+            code_nodes=[node for node, numbers in enumerate(per_node) for _ in numbers][: config.code_length],
+            pseudo=pseudo[: config.pseudo_length],
+            nodes=nodes,
+            edges=self._edges(pair, count),
+            target=[*target[: config.summary_length - 1], END_NUMBER],
+            neighbours=copied,
+            similarities=[each.similarity for each in near],
+            extra=list(extra),
+            instructions=len(pair.keys),
+        )
+
+    def _extended(self, word: str, extra: dict[str, int]) -> int:
+        number = self.words.number(word)
+        return extra.setdefault(word, len(self.words) + len(extra)) if number == UNKNOWN_NUMBER else number
+
+    def _edges(self, pair: Pair, count: int) -> list[tuple[int, int, int]]:
+        """Of the nodes that are read; a node's edge to itself is left out, as every node sees itself anyway."""
+        kept = [(a, b, why) for a, b, why in pair.edges if a != b and a < count and b < count]
+        backward = [(b, a, why + EDGE_TYPES) for a, b, why in kept]
+        match self.config.edges:
+            case "forward":
+                return kept
+            case "backward":
+                return backward
+            case "both":
+                return kept + backward
+
+    def batch(self, rows: Sequence[Encoded]) -> Batch:
+        """Rows side by side.
+
+        Returns:
+            ``code (b, s)``, ``pseudo (b, p)``, ``nodes (b, n, w)``, ``edges (b, e, 3)``, ``given (b, t)`` the words
+            before each place, ``target (b, t)`` the word at it, 0 behind the end, ``neighbours (b, k, l)``,
+            ``copied (b, k, l)`` with the numbers behind the vocabulary, ``similarities (b, k)``.
+        """
+        size = len(self.words)
+        known = [[[n if n < size else UNKNOWN_NUMBER for n in each] for each in row.neighbours] for row in rows]
+        given = [[START_NUMBER, *(n if n < size else UNKNOWN_NUMBER for n in row.target[:-1])] for row in rows]
+        return {
+            "code": _padded([row.code for row in rows]),
+            "pseudo": _padded([row.pseudo for row in rows]),
+            "nodes": _padded_twice([row.nodes for row in rows]),
+            "edges": _padded([row.edges for row in rows], NO_EDGE),
+            "given": _padded(given),
+            "target": _padded([row.target for row in rows]),
+            "neighbours": _padded_twice(known),
+            "copied": _padded_twice([row.neighbours for row in rows]),
+            "similarities": _padded([row.similarities for row in rows], 0.0),
+        }
+
+
+class FunctionBatches:
+    """Training functions in an order that seed and epoch decide; functions of about one size share a batch.
+
+    Args:
+        rows: the functions.
+        encoder: makes tensors of them.
+        batch_size: functions of a batch, at most.
+        seed: of the order.
+    """
+
+    def __init__(self, rows: Sequence[Encoded], encoder: Encoder, batch_size: int, seed: int) -> None:
+        self.rows, self.encoder, self.batch_size, self.seed = rows, encoder, batch_size, seed
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self.rows) // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch."""
+        draw = random.Random(f"{self.seed}/{epoch}")
+        order = draw.sample(range(len(self.rows)), len(self.rows))
+        size = self.batch_size
+        batches: list[list[int]] = []
+        for start in range(0, len(order), size * CHUNK):
+            chunk = sorted(order[start : start + size * CHUNK], key=lambda number: self.rows[number].size)
+            batches += [chunk[first : first + size] for first in range(0, len(chunk), size)]
+        draw.shuffle(batches)
+        for numbers in batches:
+            yield self.encoder.batch([self.rows[number] for number in numbers])
+
+
+def _splitter(config: ModelConfig) -> Callable[[str], list[str]]:
+    """How what a network writes is split into words."""
+    return sentence_words if config.writes == "sentence" else pseudo_words
+
+
+def _code(config: ModelConfig, pair: Pair) -> list[list[str]]:
+    rows = code_words(pair, config.texts)
+    return [_stripped(row) for row in rows] if config.variant == "released" else rows
+
+
+def _stripped(row: list[str]) -> list[str]:
+    return without_digits(" ".join(row)).split()
+
+
+def _key(config: ModelConfig, key: str) -> str:
+    return " ".join(_stripped([key])) if config.variant == "released" else key
+
+
+def _pseudo(config: ModelConfig, text: str | None) -> list[str]:
+    if config.variant == "released":
+        text = without_digits(text or "")
+    return pseudo_tokens(text or "")
+
+
+def _padded(rows: Sequence[Sequence[Any]], fill: Any = PAD_NUMBER) -> torch.Tensor:
+    """Rows of equal length, at least 1."""
+    length = max(1, *(len(row) for row in rows)) if rows else 1
+    return torch.tensor([[*row, *[fill] * (length - len(row))] for row in rows])
+
+
+def _padded_twice(rows: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:
+    """Rows of rows of equal lengths, at least 1."""
+    width = max((len(inner) for row in rows for inner in row), default=1) or 1
+    empty = [PAD_NUMBER] * width
+    filled = [[[*inner, *[PAD_NUMBER] * (width - len(inner))] for inner in row] for row in rows]
+    length = max(1, *(len(row) for row in filled)) if filled else 1
+    return torch.tensor([[*row, *[empty] * (length - len(row))] for row in filled])

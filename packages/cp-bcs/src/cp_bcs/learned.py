@@ -1,0 +1,163 @@
+"""A trained network with what it needs to summarise: vocabularies, the known functions, the way it decodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cp_bcs.config import DecodingConfig, ModelConfig
+from cp_bcs.data.pairs import Pair
+from cp_bcs.decoding import Hypothesis, looked_at, write
+from cp_bcs.encoding import Encoded, Encoder
+from cp_bcs.minimum_risk import least_risk
+from cp_bcs.model import SummaryNetwork
+from cp_bcs.refining import Refiner, with_pseudo
+from cp_bcs.retrieval import Index, Neighbour
+from cp_bcs.saving import load_network, save_network
+from cp_bcs.summaries.consensus import SHOWN
+from cp_bcs.summaries.drafts import Draft
+from cp_bcs.tokens import sentence_of, sentence_words
+from cp_bcs.vectors import KnownVectors, Weighted, place
+from mpo_core.errors import InputFileError
+from mpo_core.repro.atomic import write_json_atomic
+
+
+@dataclass
+class Learned:
+    """A network and its surroundings.
+
+    Attributes:
+        encoder: its vocabularies.
+        network: the weights.
+        index: the known functions whose sentences it looks at; None where it looks at none.
+        decoding: how sentences are chosen.
+        refiner: what rewrites pseudo code before the network reads it.
+        vectors: the known functions in the network's shared space; None without one, or before `use_index`.
+    """
+
+    encoder: Encoder
+    network: SummaryNetwork
+    index: Index | None
+    decoding: DecodingConfig
+    refiner: Refiner | None = None
+    vectors: KnownVectors | None = None
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes and forms of the network."""
+        return self.network.config
+
+    def use_index(self, index: Index, refined: bool = False) -> None:
+        """Take other known functions, or the same ones after the network has changed.
+
+        Args:
+            index: the known functions.
+            refined: whether their pseudo code is what the refiner writes already.
+        """
+        self.network.eval()
+        if self.refiner is not None and not refined:
+            index = Index(with_pseudo(index.pairs, self.refiner.refine(index.pairs)), index.texts)
+        self.index = index
+        self.vectors = KnownVectors.of(self.network, self.encoder, index.pairs) if self.config.contrast else None
+
+    def encode(
+        self, pairs: Sequence[Pair], apart: Callable[[Pair], Hashable] | None = None
+    ) -> tuple[list[Encoded], list[list[Neighbour]]]:
+        """Functions as numbers, with their nearest known ones.
+
+        Args:
+            pairs: the functions.
+            apart: see `Index.search`.
+        """
+        if self.index is None:
+            return self.encoder.encode(pairs), [[] for _ in pairs]
+        k = max(self.config.neighbours, self.decoding.neighbours)
+        near = self.index.search(pairs, k, apart, documented=True)
+        return self.encoder.encode(pairs, near), near
+
+    def summarize(self, functions: Sequence[Pair]) -> list[Draft]:
+        """A draft for each function; see `Summarizer`."""
+        self.network.eval()
+        if self.refiner is not None:
+            functions = with_pseudo(functions, self.refiner.refine(functions))
+        rows, near = self.encode(functions)
+        written = write(self.network, self.encoder, rows, beams=self.decoding.beams)
+        close: list[tuple[list[Weighted], ...]] = [() for _ in rows]
+        if self.vectors is not None and self.decoding.consensus and rows:
+            placed = place(self.network, self.encoder, rows)
+            close = [*self.vectors.near(self.network, placed, self.decoding.neighbours)]
+        return [self._draft(*each) for each in zip(rows, written, near, close, strict=True)]
+
+    def _draft(
+        self, row: Encoded, written: list[Hypothesis], near: list[Neighbour], close: Sequence[list[Weighted]]
+    ) -> Draft:
+        words, score = list(written[0].words), math.exp(written[0].likelihood)
+        if self.decoding.consensus:
+            words, score = self._agreed(written, near[: self.decoding.neighbours], close)
+        source = near[0] if near else None
+        return Draft(sentence_of(words), score, self._highlights(row, words), source, tuple(near[:SHOWN]))
+
+    def _agreed(
+        self, written: list[Hypothesis], near: list[Neighbour], close: Sequence[list[Weighted]]
+    ) -> tuple[list[str], float]:
+        """The words of the least risk, and their expected BLEU."""
+        power, trust = self.decoding.power, self.decoding.trust
+        kinds = [
+            ([(list(each.words), math.exp(each.likelihood)) for each in written if each.words], trust),
+            ([(sentence_words(each.pair.sentence), max(each.similarity, 0.0) ** power) for each in near], 1.0),
+            *(([(sentence_words(pair.sentence), share) for pair, share in kind], 1.0) for kind in close),
+        ]
+        votes: list[tuple[list[str], float]] = []
+        for heard, total in kinds:
+            whole = math.fsum(weight for _, weight in heard)
+            votes += [(words, total * weight / whole) for words, weight in heard if whole]
+        if not votes:
+            return list(written[0].words), 0.0
+        candidates, weights = zip(*votes, strict=True)
+        best, expected = least_risk(candidates, weights)
+        return candidates[best], expected
+
+    def _highlights(self, row: Encoded, words: Sequence[str]) -> tuple[float, ...]:
+        """How much the network looked at each instruction while it wrote a sentence, the most looked at 1."""
+        looked = looked_at(self.network, self.encoder, row, words)
+        weights = [0.0] * row.instructions
+        for node, value in zip(range(len(row.nodes)), looked.get("graph", []), strict=False):
+            weights[node] += value
+        for node, value in zip(row.code_nodes, looked.get("code", []), strict=False):
+            weights[node] += value
+        most = max(weights, default=0.0)
+        return tuple(value / most if most else 0.0 for value in weights)
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load` reads: network, way of decoding, and, where there are, index, vectors, refiner."""
+        save_network(folder, self.encoder, self.network)
+        if self.index is not None:
+            self.index.save(folder / "index")
+        if self.vectors is not None:
+            self.vectors.save(folder / "vectors.safetensors")
+        if self.refiner is not None:
+            self.refiner.save(folder / "refiner")
+        write_json_atomic(folder / "decoding.json", self.decoding.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, folder: Path) -> Learned:
+        """Read what `save` wrote.
+
+        Raises:
+            InputFileError: the folder holds no network, or a damaged one.
+        """
+        encoder, network = load_network(folder)
+        path = folder / "decoding.json"
+        try:
+            decoding = DecodingConfig.model_validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise InputFileError(f"{path} cannot be read ({str(error).splitlines()[0]}).") from error
+        # Without an index of its own it reads what it is given later, or nothing.
+        index = Index.load(folder / "index") if (folder / "index").exists() else None
+        refiner = Refiner.load(folder / "refiner") if network.config.refined else None
+        vectors = None
+        if index is not None and network.config.contrast:
+            vectors = KnownVectors.load(folder / "vectors.safetensors", index.pairs)
+        return cls(encoder, network, index, decoding, refiner, vectors)

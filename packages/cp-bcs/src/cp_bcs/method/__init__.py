@@ -1,0 +1,1 @@
+"""The paper's network, part by part: pure functions and modules, no files."""
