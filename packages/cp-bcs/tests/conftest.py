@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from cp_bcs.binary.image import Architecture
-from cp_bcs.data.compiling import Optimization, Twins, build_embedded
+from cp_bcs.cli import app
+from cp_bcs.data.compiling import Optimization, Twins, build_embedded, embedded_sources
+from cp_bcs.data.corpus import build_corpus, write_corpus
 from mpo_core.errors import MissingPartError
 
 Build = Callable[..., Twins]
@@ -38,6 +41,27 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         return Twins(stripped.with_name(stripped.name.removesuffix(".stripped")), stripped)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def corpus(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a corpus of the package's own sources, x64 at O2."""
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(build_corpus(embedded_sources()[0].parent, [build("x64").unstripped], "embedded"), folder, "embedded")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., str]:
+    """Runs a command line of cp-bcs in this process; its errors are raised."""
+
+    def command(*arguments: str | Path) -> str:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+        if result.exception is not None:
+            raise result.exception
+        return result.output
+
+    return command
 
 
 @pytest.fixture(scope="session")

@@ -191,7 +191,8 @@ def test_other_known_functions_can_be_taken(tmp_path: Path) -> None:
     learned.use_index(Index([*others, replace(SPLIT.train[0], sentence="", name="bare")]))
     drafts = learned.summarize(SPLIT.test)
     assert all(draft.sentence.startswith("surely ") for draft in drafts)
-    assert all(neighbour.pair.sentence for draft in drafts for neighbour in draft.neighbours)
+    # As evidence, functions without a sentence are shown, too.
+    assert any(neighbour.pair.name == "bare" for draft in drafts for neighbour in draft.neighbours)
 
 
 def test_without_a_shared_space_nothing_is_placed() -> None:

@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from cp_bcs.binary.program import Program
-from cp_bcs.cli import app
 from cp_bcs.data.compiling import Twins, embedded_sources
-from cp_bcs.data.corpus import build_corpus, write_corpus
 from cp_bcs.summaries.calibration import NO_SUMMARY
 from cp_bcs.summaries.consensus import RetrievalSummarizer
 from cp_bcs.summaries.knowledge import known_pairs, read_knowledge, write_knowledge
@@ -23,20 +20,7 @@ from cp_bcs.summaries.survey import survey
 from mpo_core.errors import InputFileError, UsageError
 
 Build = Callable[..., Twins]
-
-
-def run(*arguments: str | Path) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-    if result.exception is not None:
-        raise result.exception
-    return result.output
-
-
-@pytest.fixture(scope="module")
-def corpus(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    write_corpus(build_corpus(embedded_sources()[0].parent, [build("x64").unstripped], "embedded"), folder, "embedded")
-    return folder
+Run = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +31,7 @@ def known(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(build: Build, known: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def report(run: Run, build: Build, known: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The report of the embedded sources at another level than they are known at, with all its files."""
     out = tmp_path_factory.mktemp("report") / "embedded"
     binary = build("x64", "O1").stripped
@@ -96,7 +80,7 @@ def test_what_is_not_confident_is_kept_as_a_draft(report: dict[str, Any]) -> Non
 
 
 def test_known_code_is_recognised_and_summarised_right(
-    build: Build, corpus: Path, known: Path, tmp_path: Path, report: dict[str, Any]
+    run: Run, build: Build, corpus: Path, known: Path, tmp_path: Path, report: dict[str, Any]
 ) -> None:
     """The very build that the index knows, stripped: what has a body of its own gets its own comment."""
     out = tmp_path / "same.json"
@@ -116,7 +100,7 @@ def test_known_code_is_recognised_and_summarised_right(
     assert len(callers) > 20
 
 
-def test_without_an_index_there_are_facts_alone(build: Build, tmp_path: Path) -> None:
+def test_without_an_index_there_are_facts_alone(run: Run, build: Build, tmp_path: Path) -> None:
     out = tmp_path / "facts"
     run("summarize", build("x64").stripped, "--out", out, "--html", "--json")
     told = json.loads(out.with_suffix(".json").read_text())
@@ -127,7 +111,7 @@ def test_without_an_index_there_are_facts_alone(build: Build, tmp_path: Path) ->
 
 
 def test_a_function_that_cannot_be_analysed_costs_only_itself(
-    build: Build, known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, build: Build, known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     binary = build("x64").stripped
     broken = Program.read(binary).functions[40].address
@@ -165,7 +149,7 @@ summary_commands.summarize(binary, None, index, out, ["html", "json"])
 
 
 def test_a_killed_job_goes_on_and_ends_the_same(
-    report: dict[str, Any], known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, report: dict[str, Any], known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, binary = tmp_path / "embedded", report["binary"]
     done = subprocess.run([sys.executable, "-c", KILLED, binary, known, out], capture_output=True, check=False)
@@ -235,7 +219,9 @@ int odd_AAAAAAAAAAAAAAA(int n) { return printf("%d & \"%s\"\n", n, told(n)) + n;
 """
 
 
-def test_what_a_binary_says_is_text_on_the_page(compile_c: Callable[..., Twins], known: Path, tmp_path: Path) -> None:
+def test_what_a_binary_says_is_text_on_the_page(
+    run: Run, compile_c: Callable[..., Twins], known: Path, tmp_path: Path
+) -> None:
     name = "odd<b>\"'&\u202e</pre>z"  # one turns the direction of writing round
     binary = tmp_path / "<i>lib.so"
     data = compile_c(HOSTILE, "hostile").stripped.read_bytes()
@@ -281,7 +267,7 @@ def test_sarif_has_what_its_schema_requires(report: dict[str, Any]) -> None:
         assert 0 <= result.get("rank", 0) <= 100
 
 
-def test_scripts_for_other_tools_are_written(tmp_path: Path) -> None:
+def test_scripts_for_other_tools_are_written(run: Run, tmp_path: Path) -> None:
     for tool in ("ghidra", "angr"):
         out = tmp_path / f"{tool}.py"
         run("export", tool, "--out", out)
@@ -306,7 +292,7 @@ def test_search_finds_the_function_that_a_phrase_describes(build: Build, known: 
 
 
 def test_search_without_an_index_reads_strings_and_imports(
-    build: Build, tmp_path: Path, compile_c: Callable[..., Twins]
+    run: Run, build: Build, tmp_path: Path, compile_c: Callable[..., Twins]
 ) -> None:
     out = tmp_path / "hits.json"
     text = "int check(int n) { return n; }\n" + HOSTILE.replace("<script>alert(1)</script>", "cannot parse the header")
@@ -316,7 +302,9 @@ def test_search_without_an_index_reads_strings_and_imports(
     assert told["hits"][0]["evidence"][0]["text"] == "cannot parse the header"
 
 
-def test_an_unstripped_build_gives_names_without_sentences(build: Build, corpus: Path, tmp_path: Path) -> None:
+def test_an_unstripped_build_gives_names_without_sentences(
+    run: Run, build: Build, corpus: Path, tmp_path: Path
+) -> None:
     twins = build("x64")
     folder = tmp_path / "names"
     run("index", "--elf", twins.unstripped, "--out", folder)
@@ -345,7 +333,7 @@ def test_sources_and_build_give_sentences_and_the_other_names(build: Build, corp
     assert {pair.project for pair in pairs} == {"mine"}
 
 
-def test_bad_input_is_refused(build: Build, known: Path, corpus: Path, tmp_path: Path) -> None:
+def test_bad_input_is_refused(run: Run, build: Build, known: Path, corpus: Path, tmp_path: Path) -> None:
     binary = build("x64").stripped
     with pytest.raises(InputFileError, match="no ELF file"):
         run("summarize", __file__, "--index", known, "--out", tmp_path / "x")

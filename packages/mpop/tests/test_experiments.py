@@ -1,5 +1,6 @@
 """Every experiment file is valid at every scale; those of the quickstart run here, with real weights."""
 
+import json
 import os
 from pathlib import Path
 
@@ -98,3 +99,17 @@ def test_a_trained_decoder_is_compressed_squeezed_and_tuned_on_running_text(tmp_
     assert perplexities["mpo-60-lfa"] < perplexities["mpo-60"]
     lfa = parameters(record, "lfa")
     assert lfa.trained < 0.2 * lfa.total
+
+
+@pytest.mark.slow
+def test_the_trials_of_a_run_start_from_one_tuned_model(tmp_path):
+    start = "start={learning_rate: 1.0e-4, training: {max_steps: 6, batch_size: 8, log_every: 1}}"
+    arms = ["arms.tuned={trains: nothing}", "arms.lfa=null", "arms.direct=null"]
+    record = run("doctext", tmp_path, overrides=[start, *arms, "training.max_steps=1"])
+    (folder,) = tmp_path.glob("*/*/*/trials/tuned")
+    assert {"log.jsonl", "model", "start.json"} == {path.name for path in folder.iterdir() if path.name[0] != "."}
+    tuned, dense = (next(trial for trial in record.trials if trial.arm == arm) for arm in ("tuned", "dense"))
+    first = json.loads((folder / "log.jsonl").read_text().splitlines()[0])["loss"]
+    assert dense.series[0].values["loss"] < first  # it goes on where the start ended
+    assert tuned.metrics["accuracy"].n == dense.metrics["accuracy"].n
+    assert not tuned.series

@@ -60,7 +60,9 @@ class Learned:
         if self.refiner is not None and not refined:
             index = Index(with_pseudo(index.pairs, self.refiner.refine(index.pairs)), index.texts)
         self.index = index
-        self.vectors = KnownVectors.of(self.network, self.encoder, index.pairs) if self.config.contrast else None
+        self.vectors = None
+        if self.config.contrast and any(pair.sentence for pair in index.pairs):
+            self.vectors = KnownVectors.of(self.network, self.encoder, index.pairs)
 
     def encode(
         self, pairs: Sequence[Pair], apart: Callable[[Pair], Hashable] | None = None
@@ -88,16 +90,18 @@ class Learned:
         if self.vectors is not None and self.decoding.consensus and rows:
             placed = place(self.network, self.encoder, rows)
             close = [*self.vectors.near(self.network, placed, self.decoding.neighbours)]
-        return [self._draft(*each) for each in zip(rows, written, near, close, strict=True)]
-
-    def _draft(
-        self, row: Encoded, written: list[Hypothesis], near: list[Neighbour], close: Sequence[list[Weighted]]
-    ) -> Draft:
-        words, score = list(written[0].words), math.exp(written[0].likelihood)
-        if self.decoding.consensus:
-            words, score = self._agreed(written, near[: self.decoding.neighbours], close)
-        source = near[0] if near else None
-        return Draft(sentence_of(words), score, self._highlights(row, words), source, tuple(near[:SHOWN]))
+        shown = near  # as evidence, known functions without a sentence count, too
+        if self.index is not None and not self.index.all_documented:
+            shown = self.index.search(functions, SHOWN)
+        drafts: list[Draft] = []
+        for row, sentences, heard, closest, seen in zip(rows, written, near, close, shown, strict=True):
+            words, score = list(sentences[0].words), math.exp(sentences[0].likelihood)
+            if self.decoding.consensus:
+                words, score = self._agreed(sentences, heard[: self.decoding.neighbours], closest)
+            source = next(iter((*heard, *seen)), None)
+            highlights = self._highlights(row, words)
+            drafts.append(Draft(sentence_of(words), score, highlights, source, tuple(seen[:SHOWN])))
+        return drafts
 
     def _agreed(
         self, written: list[Hypothesis], near: list[Neighbour], close: Sequence[list[Weighted]]

@@ -169,6 +169,22 @@ class Arm(ArmConfig):
         return self
 
 
+class TunedStart(StrictModel):
+    """The dense model is tuned on the task first, once for all trials of a run; they start from what came out.
+
+    Without it, trials of a few minutes judge how fast an arm learns a task at all; with it, what an arm loses.
+
+    Attributes:
+        learning_rate: peak.
+        training: epochs, batches, schedule; of all training examples, whatever ``task.train_size`` says.
+        seed: of the head, order and dropout.
+    """
+
+    learning_rate: float = Field(gt=0)
+    training: TrainingConfig
+    seed: int = 0
+
+
 class Config(StudyConfig[Arm]):
     """One experiment.
 
@@ -176,6 +192,7 @@ class Config(StudyConfig[Arm]):
         study: ``finetune`` trains on a task; ``count`` counts parameters on meta-device models; ``truncate`` measures
             truncation errors, bounds and entropies.
         model: ``minilm``, a Hugging Face folder or a hub name.
+        start: for ``finetune``, tune the dense model first.
         cases: for ``truncate``, random truncations per arm.
     """
 
@@ -183,12 +200,15 @@ class Config(StudyConfig[Arm]):
     model: str = "minilm"
     task: TaskConfig | None = None
     training: TrainingConfig = TrainingConfig()
+    start: TunedStart | None = None
     cases: int = Field(default=100, ge=1)
 
     @model_validator(mode="after")
     def _parts_fit_the_study(self) -> Config:
         if self.study == "finetune" and self.task is None:
             raise ValueError("a finetune study needs a task")
+        if self.study != "finetune" and self.start is not None:
+            raise ValueError("only a finetune study has a start")
         for name, arm in self.arms.items():
             if self.study == "count" and arm.architecture is None:
                 raise ValueError(f"arm {name!r} of a count study needs an architecture")

@@ -20,6 +20,7 @@ from mpop.evaluate import bound_metrics, central_entropy_share, random_matrices
 from mpop.model import compress_model
 from mpop.released import ReleasedSqueezing
 from mpop.squeeze import DimensionSqueezing
+from mpop.start import load_for_task, tuned_start
 
 RANDOM_MATRICES = 60
 
@@ -76,10 +77,8 @@ def _finetune(trial: Trial, arm: Arm, config: Config, folder: Path) -> TrialOutc
         raise UsageError("a finetune study needs a task.")
     task = load_task(config.task)
     tokenizer = load_tokenizer(config.model)
-    if task.kind == "language-modelling":
-        model = load_model(config.model, "causal-lm", seed=trial.seed)
-    else:
-        model = load_model(config.model, "classification", num_labels=task.num_labels, seed=trial.seed)
+    name = config.model if config.start is None else str(tuned_start(config, folder.parent / "tuned"))
+    model = load_for_task(name, task, trial.seed)
     original = count_parameters(model).total
     notes = apply_arm(model, arm)
     status, series = "completed", []

@@ -67,17 +67,17 @@ class Attention(nn.Module):
             self._split(self.value(memory)),
         )
         scores = query @ key.mT
-        if self.reach is not None:
-            near = query @ self.key_distance.weight.T
-            scores = scores + near.gather(-1, self._distances(scores).expand_as(scores))
+        distances = None if self.reach is None else self._distances(scores, self.reach)
+        if distances is not None:
+            scores = scores + (query @ self.key_distance.weight.T).gather(-1, distances)
         scores = scores / math.sqrt(self.size)
         scores = scores.masked_fill(~seen.unsqueeze(1), torch.finfo(scores.dtype).min)
         weights = scores.softmax(-1)
         dropped = self.dropout(weights)
         mixed = dropped @ value
-        if self.reach is not None:
-            of_distance = dropped.new_zeros(*dropped.shape[:-1], 2 * self.reach + 1)
-            of_distance = of_distance.scatter_add(-1, self._distances(scores).expand_as(scores), dropped)
+        if distances is not None:
+            of_distance = dropped.new_zeros(*dropped.shape[:-1], self.key_distance.num_embeddings)
+            of_distance = of_distance.scatter_add(-1, distances, dropped)
             mixed = mixed + of_distance @ self.value_distance.weight.to(of_distance.dtype)
         joined = mixed.transpose(1, 2).flatten(2)
         return self.out(joined), weights.mean(1)
@@ -86,12 +86,12 @@ class Attention(nn.Module):
         """(batch, t, d) as (batch, heads, t, d / heads)."""
         return states.unflatten(-1, (self.heads, self.size)).transpose(1, 2)
 
-    def _distances(self, scores: Tensor) -> Tensor:
-        """Number of the relative position of each pair of places, (t, s)."""
-        reach = self.reach or 0
+    @staticmethod
+    def _distances(scores: Tensor, reach: int) -> Tensor:
+        """Number of the relative position of each pair of places, in the shape of the scores (batch, heads, t, s)."""
         rows = torch.arange(scores.shape[-2], device=scores.device).unsqueeze(1)
         columns = torch.arange(scores.shape[-1], device=scores.device)
-        return (columns - rows).clamp(-reach, reach) + reach
+        return ((columns - rows).clamp(-reach, reach) + reach).expand_as(scores)
 
 
 class FeedForward(nn.Sequential):
