@@ -165,16 +165,16 @@ def test_corpora_come_from_the_data_folder(tmp_path: Path, monkeypatch: pytest.M
     folder.mkdir(parents=True)
     (folder / "pairs.jsonl").write_bytes(write_pairs(KNOWN))
     monkeypatch.setenv("MPO_DATA", str(tmp_path))
-    split = load_split(DataConfig(name="corpora", split="deduplicated"), 1, tmp_path)
+    split = load_split(DataConfig(name="corpora", split="deduplicated"), 1)
     assert split.name == "deduplicated-1"
     assert len(split.train) + len(split.dev) + len(split.test) == len(KNOWN)
     with pytest.raises(InputFileError, match="arm at O2"):
-        load_split(DataConfig(name="corpora", architecture="arm"), 1, tmp_path)
+        load_split(DataConfig(name="corpora", architecture="arm"), 1)
     with pytest.raises(InputFileError, match="of q"):
-        load_split(DataConfig(name="corpora", projects=("q",)), 1, tmp_path)
+        load_split(DataConfig(name="corpora", projects=("q",)), 1)
     monkeypatch.setenv("MPO_DATA", str(folder))
     with pytest.raises(InputFileError, match="holds no corpus"):
-        load_split(DataConfig(name="corpora"), 1, tmp_path)
+        load_split(DataConfig(name="corpora"), 1)
     monkeypatch.delenv("MPO_DATA")
     with pytest.raises(UsageError, match="--data-dir"):
-        load_split(DataConfig(name="corpora"), 1, tmp_path)
+        load_split(DataConfig(name="corpora"), 1)

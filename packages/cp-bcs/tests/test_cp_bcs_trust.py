@@ -4,7 +4,6 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,12 +205,12 @@ def test_held_out_functions_never_see_their_own_project() -> None:
 
 
 def test_the_study_holds_out_projects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cp_bcs.summaries.trust_study.load_pairs", lambda config, folder: PROJECTS)
+    monkeypatch.setattr("cp_bcs.summaries.trust_study.load_pairs", lambda config: PROJECTS)
     with pytest.raises(UsageError, match="not by the split 'random'"):
-        measure_trust(DataConfig(), 0, Path())
+        measure_trust(DataConfig(), 0)
     with pytest.raises(UsageError, match="no project 'z' to hold out; there are a, b, c"):
-        measure_trust(DataConfig(split="project-z"), 0, Path())
-    outcome = measure_trust(DataConfig(split="project-f"), 0, Path())
+        measure_trust(DataConfig(split="project-z"), 0)
+    outcome = measure_trust(DataConfig(split="project-f"), 0)
     assert outcome.metrics["shown"].value == 10 / 25
     assert outcome.metrics["right"].n == 10
 

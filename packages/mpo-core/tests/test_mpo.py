@@ -460,3 +460,13 @@ def test_a_deep_copy_is_independent():
     assert torch.equal(twin.to_matrix(), mpo.to_matrix())
     twin.cores[0].zero_()
     assert mpo.to_matrix().any()
+
+
+def test_spectra_are_there_where_half_precision_cannot_hold_the_canonical_cores():
+    mpo = MPO(
+        [torch.full((1, 2, 2, 2), 900.0).half(), torch.full((2, 2, 2, 1), 900.0).half()], MPOShape(4, 4, (2, 2), (2, 2))
+    )
+    with pytest.raises(NonFiniteError, match=r"torch.float16 cannot hold"):
+        canonical_cores(mpo.cores, "left")
+    (found,) = mpo.bond_spectra()
+    torch.testing.assert_close(found, torch.tensor([2 * 900.0**2 * 4, 0.0], dtype=torch.float64))

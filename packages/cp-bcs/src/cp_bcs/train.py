@@ -31,7 +31,7 @@ def run_trial(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
     """
     arm = config.arms[trial.arm]
     if config.study == "calibrate":
-        return measure_trust(config.data_of(trial.arm), trial.seed, folder)
+        return measure_trust(config.data_of(trial.arm), trial.seed)
     return _discover(arm, folder) if config.study == "discover" else _summarize(trial, config, folder)
 
 
@@ -61,7 +61,7 @@ def _summarize(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
     name = config.arms[trial.arm].summarizer
     if name is None:
         raise UsageError(f"arm {trial.arm!r} has no summarizer.")
-    split = load_split(config.data_of(trial.arm), trial.seed, folder)
+    split = load_split(config.data_of(trial.arm), trial.seed)
     asked = split.dev if trial.split == "select" else split.test
     if trial.learning_rate is None:
         return _judged(trial, split, BASELINES[name](split.train, asked, trial.seed))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from cp_bcs.binary.image import Architecture
 from cp_bcs.config import DataConfig
-from cp_bcs.data.compiling import build_embedded, embedded_sources
+from cp_bcs.data.compiling import Optimization, build_embedded, embedded_sources
 from cp_bcs.data.corpus import build_corpus
 from cp_bcs.data.pairs import Pair, read_pairs
 from cp_bcs.data.splits import Split, make_split
@@ -15,20 +18,18 @@ from mpo_core.errors import InputFileError, UsageError
 FOLDER = "cp-bcs"
 
 
-def load_pairs(config: DataConfig, folder: Path) -> list[Pair]:
+def load_pairs(config: DataConfig) -> list[Pair]:
     """The pairs of one kind of build.
 
     Args:
         config: which.
-        folder: gets the build of the package's own sources.
 
     Raises:
         UsageError: corpora are wanted, and no data folder is named.
         InputFileError: the data folder holds no corpus of that kind of build.
     """
     if config.name == "embedded":
-        twins = build_embedded(folder, config.architecture, config.optimization)
-        pairs = build_corpus(embedded_sources()[0].parent, [twins.unstripped], "embedded").pairs
+        pairs = _embedded(config.architecture, config.optimization)
     else:
         pairs = [pair for path in _corpora() for pair in read_pairs(path)]
     kind = (config.architecture, config.optimization)
@@ -45,13 +46,21 @@ def load_pairs(config: DataConfig, folder: Path) -> list[Pair]:
     return kept
 
 
-def load_split(config: DataConfig, seed: int, folder: Path) -> Split:
+def load_split(config: DataConfig, seed: int) -> Split:
     """The divided pairs; all splits but ``project-NAME`` depend on the seed."""
     if config.split == "project":
         name = f"project-{config.held_out[seed % len(config.held_out)]}"
     else:
         name = config.split if config.split.startswith("project-") else f"{config.split}-{seed}"
-    return make_split(load_pairs(config, folder), name)
+    return make_split(load_pairs(config), name)
+
+
+@cache
+def _embedded(architecture: Architecture, optimization: Optimization) -> list[Pair]:
+    """Of the package's own sources, which are built once in a process."""
+    with TemporaryDirectory() as folder:
+        twins = build_embedded(Path(folder), architecture, optimization)
+        return build_corpus(embedded_sources()[0].parent, [twins.unstripped], "embedded").pairs
 
 
 def _corpora() -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from cp_bcs.config import DataConfig
 from cp_bcs.data.loading import load_pairs
@@ -13,19 +13,18 @@ from mpo_core.errors import UsageError
 from mpo_core.repro.record import Measurement, TrialOutcome
 
 
-def measure_trust(config: DataConfig, seed: int, folder: Path) -> TrialOutcome:
+def measure_trust(config: DataConfig, seed: int) -> TrialOutcome:
     """Index and calibrate all functions but the held-out ones, and judge the summaries of these.
 
     Args:
         config: with the split ``project-NAME``: all documented functions of the project are held out, those that other
             projects share as well, as in use; or ``files``: the test part's source files stand for projects.
         seed: of the split ``files``.
-        folder: gets the build of the package's own sources.
 
     Raises:
         UsageError: another split; no such project.
     """
-    known, asked, group = _held_out(load_pairs(config, folder), config.split, seed)
+    known, asked, group = _held_out(load_pairs(config), config.split, seed)
     judged = judge_trust(known, asked, group)
     metrics = {
         "shown": Measurement(value=judged.shown, n=judged.n),

@@ -223,7 +223,8 @@ class MPO(OperatorArithmetic):
         Raises:
             NonFiniteError: a core holds NaN or infinity.
         """
-        return canonical_cores(self.cores, "left")[1]
+        # In float64: canonical cores may leave the range of the dtype where the spectra do not.
+        return canonical_cores([core.double() for core in self.cores], "left")[1]
 
     def entropies(self, normalization: Normalization = "probability", base: float = math.e) -> tuple[float, ...]:
         """The entanglement entropy of every bond (`mpo_core.entanglement_entropy`), of the padded matrix.
