@@ -17,12 +17,13 @@ from cp_bcs.encoding import Encoder
 from cp_bcs.evaluate import judge_summaries
 from cp_bcs.learned import Learned
 from cp_bcs.learning import learn
+from cp_bcs.metrics import words as sentence_words
 from cp_bcs.minimum_risk import least_risk
 from cp_bcs.model import SummaryNetwork
 from cp_bcs.refining import Refiner, recovered
 from cp_bcs.retrieval import Index
 from cp_bcs.saving import new_network
-from cp_bcs.tokens import START_NUMBER, sentence_words
+from cp_bcs.tokens import START_NUMBER
 from cp_bcs.vectors import place
 from mpo_core.errors import InputFileError, UsageError
 from mpo_core.repro.config import TrainingConfig

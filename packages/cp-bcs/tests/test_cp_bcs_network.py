@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cp_bcs.config import ModelConfig
 from cp_bcs.data.pairs import Pair
-from cp_bcs.encoding import Encoder, FunctionBatches
+from cp_bcs.encoding import Encoder
 from cp_bcs.method.attention import Attention, Sizes, causal
 from cp_bcs.method.decoder import CopyHead
 from cp_bcs.method.encoders import GraphEncoder, SequenceEncoder
@@ -309,12 +309,12 @@ def test_batches_are_decided_by_seed_and_epoch() -> None:
     rows = encoder.encode(FUNCTIONS)
 
     def order(seed: int, epoch: int) -> list[list[int]]:
-        return [batch["target"][:, 0].tolist() for batch in FunctionBatches(rows, encoder, 3, seed).epoch(epoch)]
+        return [batch["target"][:, 0].tolist() for batch in encoder.batches(rows, 3, seed).epoch(epoch)]
 
     assert order(0, 1) == order(0, 1)
     assert len({str(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
     assert sorted(word for words in order(0, 0) for word in words) == sorted(row.target[0] for row in rows)
-    assert len(FunctionBatches(rows, encoder, 3, 0)) == len(order(0, 0))
+    assert len(encoder.batches(rows, 3, 0)) == len(order(0, 0))
 
 
 def test_sentences_are_put_together_for_people() -> None:

@@ -13,7 +13,7 @@ from hypermr.config import DataConfig, ModelConfig
 from hypermr.data.hierarchies import HierarchyConfig, generate_hierarchy
 from hypermr.data.knowledge_base import KnowledgeBase
 from hypermr.data.questions import TOPIC, Question, QuestionSet, tokenize
-from hypermr.hypergraph.encoding import ABSENT, QuestionBatches, Vocabulary, relation_words
+from hypermr.hypergraph.encoding import ABSENT, Vocabulary, relation_words
 from hypermr.hypergraph.hyperedges import Hypergraphs
 from hypermr.hypergraph.walks import WalkRules
 from hypermr.inspection import look_inside
@@ -304,7 +304,7 @@ def test_hyperedges_join_walks_along_the_same_relations():
 def test_batches_are_a_function_of_seed_and_epoch(data):
     answerer = answerer_of(data)
     rows = [answerer.encoder.encode(question) for question in data.questions]
-    one, two, other = (QuestionBatches(rows, answerer.encoder, 7, seed) for seed in (0, 0, 1))
+    one, two, other = (answerer.encoder.batches(rows, 7, seed) for seed in (0, 0, 1))
     assert len(one) == 6
     for epoch in range(2):
         first, second = (list(batches.epoch(epoch)) for batches in (one, two))

@@ -59,7 +59,7 @@ def _search(network: SummaryNetwork, batch: Batch, beams: int) -> list[list[tupl
     """Beam search; the finished sentences of each row with their mean log-likelihoods, the best first."""
     rows = len(batch["given"])
     memories = [Memory(*(part.repeat_interleave(beams, dim=0) for part in memory)) for memory in network.read(batch)]
-    wide = {name: batch[name].repeat_interleave(beams, dim=0) for name in ("copied",)}
+    wide = {"copied": batch["copied"].repeat_interleave(beams, dim=0)}
     given = torch.full((rows * beams, 1), START_NUMBER, device=batch["given"].device)
     # At the start all beams of a row are the same: only the first counts.
     scores = torch.full((rows, beams), -torch.inf, device=given.device)

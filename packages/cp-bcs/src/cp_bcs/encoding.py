@@ -1,17 +1,16 @@
-"""Functions and their nearest known ones as padded tensors, and the batches of training."""
+"""Functions and their nearest known ones as padded tensors."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from cp_bcs.config import ModelConfig
 from cp_bcs.data.pairs import Pair
 from cp_bcs.decompile.lexing import pseudo_tokens
+from cp_bcs.metrics import words as sentence_words
 from cp_bcs.retrieval import Neighbour
 from cp_bcs.tokens import (
     END_NUMBER,
@@ -22,16 +21,14 @@ from cp_bcs.tokens import (
     Words,
     code_words,
     pseudo_words,
-    sentence_words,
     without_digits,
 )
+from mpo_core.repro.batches import SortedBatches, padded
 from mpo_core.repro.training import Batch
 
 NO_EDGE = (-1, -1, 0)
 EDGE_TYPES = 3
 """Next, jump and table; edges against the flow have three more."""
-CHUNK = 8
-"""So many batches' functions are sorted by size, so that a batch needs little padding."""
 _WORDS_OF_A_NODE = 24
 
 
@@ -158,6 +155,16 @@ class Encoder:
             case "both":
                 return kept + backward
 
+    def batches(self, rows: Sequence[Encoded], batch_size: int, seed: int) -> SortedBatches[Encoded]:
+        """Training batches of functions.
+
+        Args:
+            rows: the functions.
+            batch_size: functions of a batch, at most.
+            seed: of the order.
+        """
+        return SortedBatches(rows, lambda row: row.size, self.batch, batch_size, seed)
+
     def batch(self, rows: Sequence[Encoded]) -> Batch:
         """Rows side by side.
 
@@ -170,47 +177,16 @@ class Encoder:
         known = [[[n if n < size else UNKNOWN_NUMBER for n in each] for each in row.neighbours] for row in rows]
         given = [[START_NUMBER, *(n if n < size else UNKNOWN_NUMBER for n in row.target[:-1])] for row in rows]
         return {
-            "code": _padded([row.code for row in rows]),
-            "pseudo": _padded([row.pseudo for row in rows]),
+            "code": padded([row.code for row in rows], PAD_NUMBER),
+            "pseudo": padded([row.pseudo for row in rows], PAD_NUMBER),
             "nodes": _padded_twice([row.nodes for row in rows]),
-            "edges": _padded([row.edges for row in rows], NO_EDGE),
-            "given": _padded(given),
-            "target": _padded([row.target for row in rows]),
+            "edges": padded([row.edges for row in rows], NO_EDGE),
+            "given": padded(given, PAD_NUMBER),
+            "target": padded([row.target for row in rows], PAD_NUMBER),
             "neighbours": _padded_twice(known),
             "copied": _padded_twice([row.neighbours for row in rows]),
-            "similarities": _padded([row.similarities for row in rows], 0.0),
+            "similarities": padded([row.similarities for row in rows], 0.0),
         }
-
-
-class FunctionBatches:
-    """Training functions in an order that seed and epoch decide; functions of about one size share a batch.
-
-    Args:
-        rows: the functions.
-        encoder: makes tensors of them.
-        batch_size: functions of a batch, at most.
-        seed: of the order.
-    """
-
-    def __init__(self, rows: Sequence[Encoded], encoder: Encoder, batch_size: int, seed: int) -> None:
-        self.rows, self.encoder, self.batch_size, self.seed = rows, encoder, batch_size, seed
-
-    def __len__(self) -> int:
-        """Batches of an epoch."""
-        return -(-len(self.rows) // self.batch_size)
-
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch."""
-        draw = random.Random(f"{self.seed}/{epoch}")
-        order = draw.sample(range(len(self.rows)), len(self.rows))
-        size = self.batch_size
-        batches: list[list[int]] = []
-        for start in range(0, len(order), size * CHUNK):
-            chunk = sorted(order[start : start + size * CHUNK], key=lambda number: self.rows[number].size)
-            batches += [chunk[first : first + size] for first in range(0, len(chunk), size)]
-        draw.shuffle(batches)
-        for numbers in batches:
-            yield self.encoder.batch([self.rows[number] for number in numbers])
 
 
 def _splitter(config: ModelConfig) -> Callable[[str], list[str]]:
@@ -235,12 +211,6 @@ def _pseudo(config: ModelConfig, text: str | None) -> list[str]:
     if config.variant == "released":
         text = without_digits(text or "")
     return pseudo_tokens(text or "")
-
-
-def _padded(rows: Sequence[Sequence[Any]], fill: Any = PAD_NUMBER) -> torch.Tensor:
-    """Rows of equal length, at least 1."""
-    length = max(1, *(len(row) for row in rows)) if rows else 1
-    return torch.tensor([[*row, *[fill] * (length - len(row))] for row in rows])
 
 
 def _padded_twice(rows: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:

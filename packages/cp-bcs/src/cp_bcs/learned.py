@@ -11,6 +11,7 @@ from cp_bcs.config import DecodingConfig, ModelConfig
 from cp_bcs.data.pairs import Pair
 from cp_bcs.decoding import Hypothesis, looked_at, write
 from cp_bcs.encoding import Encoded, Encoder
+from cp_bcs.metrics import words as sentence_words
 from cp_bcs.minimum_risk import least_risk
 from cp_bcs.model import SummaryNetwork
 from cp_bcs.refining import Refiner, with_pseudo
@@ -18,7 +19,7 @@ from cp_bcs.retrieval import Index, Neighbour
 from cp_bcs.saving import load_network, save_network
 from cp_bcs.summaries.consensus import SHOWN
 from cp_bcs.summaries.drafts import Draft
-from cp_bcs.tokens import sentence_of, sentence_words
+from cp_bcs.tokens import sentence_of
 from cp_bcs.vectors import KnownVectors, Weighted, place
 from mpo_core.errors import InputFileError
 from mpo_core.repro.atomic import write_json_atomic

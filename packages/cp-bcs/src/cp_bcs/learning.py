@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cp_bcs.config import DecodingConfig, ModelConfig
 from cp_bcs.data.splits import Split
-from cp_bcs.encoding import Encoder, FunctionBatches
+from cp_bcs.encoding import Encoder
 from cp_bcs.learned import Learned
 from cp_bcs.refining import Refiner, with_pseudo
 from cp_bcs.retrieval import Index
@@ -62,7 +62,7 @@ def learn(
     rows, _ = learned.encode(train, apart=split.group)
     fitted = fit(
         learned.network,
-        FunctionBatches(rows, encoder, training.batch_size, seed),
+        encoder.batches(rows, training.batch_size, seed),
         training,
         learning_rate=learning_rate,
         seed=seed,

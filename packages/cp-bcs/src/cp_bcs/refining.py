@@ -14,7 +14,7 @@ from pathlib import Path
 from cp_bcs.config import ModelConfig
 from cp_bcs.data.pairs import Pair
 from cp_bcs.decoding import write
-from cp_bcs.encoding import Encoder, FunctionBatches
+from cp_bcs.encoding import Encoder
 from cp_bcs.model import SummaryNetwork
 from cp_bcs.retrieval import Neighbour
 from cp_bcs.saving import load_network, new_network, save_network
@@ -84,7 +84,7 @@ class Refiner:
         network = new_network(encoder, seed)
         fit(
             network,
-            FunctionBatches(encoder.encode(taught, _themselves(taught)), encoder, training.batch_size, seed),
+            encoder.batches(encoder.encode(taught, _themselves(taught)), training.batch_size, seed),
             training,
             learning_rate=learning_rate,
             seed=seed,

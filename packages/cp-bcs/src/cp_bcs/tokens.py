@@ -19,7 +19,6 @@ from tokenizers.trainers import BpeTrainer
 
 from cp_bcs.binary.normalisation import SPECIAL, Normalized, sequence
 from cp_bcs.data.pairs import OWN_NAME, Pair
-from cp_bcs.metrics import words
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<s>", "</s>"
 PAD_NUMBER, UNKNOWN_NUMBER, START_NUMBER, END_NUMBER = range(4)
@@ -129,11 +128,6 @@ class Words:
     def number(self, word: str) -> int:
         """Of a word; `UNKNOWN_NUMBER` for one that is not known."""
         return self._numbers.get(word, UNKNOWN_NUMBER)
-
-
-def sentence_words(sentence: str) -> list[str]:
-    """The words of a sentence, as the metrics see them."""
-    return words(sentence)
 
 
 def sentence_of(written: Sequence[str]) -> str:

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from cp_bcs.training_run import TrainJob, digests, train_into
-from mpo_core.errors import UsageError
 from mpo_core.repro.commands import new_console
+from mpo_core.repro.jobs import refused_option
 from mpo_core.repro.progress import StepProgress
 
 console = new_console()
@@ -51,11 +51,7 @@ def train_job(
             }
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        names = [str(part).replace("_", "-") for part in first["loc"] if isinstance(part, str)][1:]
-        where = f"--{names[0]} {first['input']!r}: " if names else ""
-        raise UsageError(f"{where}{message}.") from error
+        raise refused_option(error, ("model", "training", "decoding")) from error
 
 
 def train(job: TrainJob, out: Path) -> None:

@@ -24,6 +24,7 @@ from hypermr.training_run import TrainJob, train_into
 from mpo_core.errors import UsageError
 from mpo_core.repro.atomic import write_bytes_atomic, write_json_atomic
 from mpo_core.repro.commands import new_console
+from mpo_core.repro.jobs import refused_option
 from mpo_core.repro.progress import StepProgress
 
 console = new_console()
@@ -55,11 +56,7 @@ def train_job(
     try:
         return TrainJob.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        names = [str(part).replace("_", "-") for part in first["loc"] if part not in ("data", "model", "training")]
-        where = f"--{names[-1]} {first['input']!r}: " if names else ""
-        raise UsageError(f"{where}{message}.") from error
+        raise refused_option(error, ("data", "model", "training")) from error
 
 
 def train(job: TrainJob, out: Path) -> None:

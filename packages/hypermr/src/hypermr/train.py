@@ -15,7 +15,7 @@ from hypermr.data.splits import make_split
 from hypermr.distortion import embed_graph
 from hypermr.evaluate import hit_chance, judge, report_split
 from hypermr.hyperbolicity import largest_component, spanning_tree
-from hypermr.hypergraph.encoding import QuestionBatches, Vocabulary
+from hypermr.hypergraph.encoding import Vocabulary
 from hypermr.inspection import look_inside
 from hypermr.model import AnswerModel
 from mpo_core import count_parameters
@@ -113,7 +113,7 @@ def train(
         on_progress: called after every step with steps done and steps in all.
     """
     rows = [answerer.encoder.encode(question) for question in questions]
-    batches = QuestionBatches(rows, answerer.encoder, training.batch_size, seed)
+    batches = answerer.encoder.batches(rows, training.batch_size, seed)
     return fit(
         answerer.model,
         batches,

@@ -1,27 +1,23 @@
-"""Questions and their hyperedges as padded tensors, and the batches of training."""
+"""Questions and their hyperedges as padded tensors."""
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from hypermr.data.knowledge_base import INVERSE, KnowledgeBase
 from hypermr.data.questions import TOPIC, Question
 from hypermr.hypergraph.hyperedges import Hyperedge, Hypergraphs
+from mpo_core.repro.batches import SortedBatches, padded
 from mpo_core.repro.training import Batch
 
 PAD, UNKNOWN = "<pad>", "<unk>"
 ABSENT = -1
 """Stands where a shorter walk, hyperedge or question has nothing."""
-CHUNK = 8
-"""So many batches' questions are sorted by size, so that a batch needs little padding."""
 
 _SEGMENT = re.compile(r"__|[./]+")
 
@@ -117,6 +113,16 @@ class Encoder:
         label = ABSENT if question.label is None else self._labels.get(question.label, ABSENT)
         return Encoded(self.vocabulary.numbers(tokens), place, hyperedges, right, label)
 
+    def batches(self, rows: Sequence[Encoded], batch_size: int, seed: int) -> SortedBatches[Encoded]:
+        """Training batches of questions.
+
+        Args:
+            rows: the questions.
+            batch_size: questions of a batch, at most.
+            seed: of the order.
+        """
+        return SortedBatches(rows, lambda row: len(row.hyperedges), self.batch, batch_size, seed)
+
     def batch(self, rows: Sequence[Encoded]) -> Batch:
         """Rows side by side.
 
@@ -130,52 +136,15 @@ class Encoder:
         relations = [[_filled(edge.relations, hops) for edge in row.hyperedges] for row in rows]
         entities = [[_filled(walk.entities, hops + 1) for _, walk in row] for row in walks]
         return {
-            "tokens": _padded([row.tokens for row in rows], pad),
+            "tokens": padded([row.tokens for row in rows], pad),
             "topic_place": torch.tensor([row.topic_place for row in rows]),
-            "relations": _padded(relations, [ABSENT] * hops),
-            "right": _padded([row.right for row in rows], 0.0),
+            "relations": padded(relations, [ABSENT] * hops),
+            "right": padded([row.right for row in rows], 0.0),
             "label": torch.tensor([row.label for row in rows]),
-            "walks": _padded(entities, [ABSENT] * (hops + 1)),
-            "walk_edge": _padded([[number for number, _ in row] for row in walks], ABSENT),
+            "walks": padded(entities, [ABSENT] * (hops + 1)),
+            "walk_edge": padded([[number for number, _ in row] for row in walks], ABSENT),
         }
-
-
-class QuestionBatches:
-    """Training questions in an order that seed and epoch decide; questions of about one size share a batch.
-
-    Args:
-        rows: the questions.
-        encoder: makes tensors of them.
-        batch_size: questions of a batch, at most.
-        seed: of the order.
-    """
-
-    def __init__(self, rows: Sequence[Encoded], encoder: Encoder, batch_size: int, seed: int) -> None:
-        self.rows, self.encoder, self.batch_size, self.seed = rows, encoder, batch_size, seed
-
-    def __len__(self) -> int:
-        """Batches of an epoch."""
-        return -(-len(self.rows) // self.batch_size)
-
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch."""
-        draw = random.Random(f"{self.seed}/{epoch}")
-        order = draw.sample(range(len(self.rows)), len(self.rows))
-        size = self.batch_size
-        batches: list[list[int]] = []
-        for start in range(0, len(order), size * CHUNK):
-            chunk = sorted(order[start : start + size * CHUNK], key=lambda number: len(self.rows[number].hyperedges))
-            batches += [chunk[first : first + size] for first in range(0, len(chunk), size)]
-        draw.shuffle(batches)
-        for numbers in batches:
-            yield self.encoder.batch([self.rows[number] for number in numbers])
 
 
 def _filled(numbers: tuple[int, ...], length: int) -> list[int]:
     return [*numbers, *[ABSENT] * (length - len(numbers))]
-
-
-def _padded(rows: Sequence[Sequence[Any]], fill: Any) -> Tensor:
-    """Rows of equal length, at least 1."""
-    length = max(1, *(len(row) for row in rows)) if rows else 1
-    return torch.tensor([[*row, *[fill] * (length - len(row))] for row in rows])

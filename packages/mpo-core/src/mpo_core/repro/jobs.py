@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from mpo_core.errors import UsageError
 from mpo_core.repro.atomic import write_json_atomic
@@ -77,6 +79,19 @@ def check_begun(folder: Path, asked: Mapping[str, Any]) -> None:
             f"{folder} was begun with {name} = {_at(saved, name)!r}, but now it is {_at(asked, name)!r}; give the "
             "options it was begun with, another output folder, or remove it."
         )
+
+
+def refused_option(error: ValidationError, parts: Collection[str]) -> UsageError:
+    """What is wrong with the options that a job was made of: one sentence that names the first such option.
+
+    Args:
+        error: that the job raised.
+        parts: of the job that hold options, and are no options themselves.
+    """
+    first = error.errors()[0]
+    names = [part.replace("_", "-") for part in first["loc"] if isinstance(part, str) and part not in parts]
+    where = f"--{names[-1]} {first['input']!r}: " if names else ""
+    return UsageError(f"{where}{first['msg'].removeprefix('Value error, ')}.")
 
 
 def _first_difference(one: Any, two: Any, name: str = "") -> str | None:
