@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active as transforms_active  # pyright: ignore[reportPrivateUsage]
 from torch.nn import functional
 
 from mpo_core.embeddings.lookup import no_rows, planned_rows, single_rows
@@ -23,6 +22,7 @@ from mpo_core.forward.applying import any_requires_grad
 from mpo_core.forward.backward import without_autocast
 from mpo_core.forward.machine import machine_for
 from mpo_core.operators.contraction import contract_matrix
+from mpo_core.operators.tracing import transforms_active
 from mpo_core.shapes import MPOShape
 
 

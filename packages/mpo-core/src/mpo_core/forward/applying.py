@@ -12,9 +12,6 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-# What torch.autograd.Function asks itself before it refuses to work under torch.func; there is no public form of it.
-from torch._C import _are_functorch_transforms_active as transforms_active  # pyright: ignore[reportPrivateUsage]
 from torch.nn import functional
 
 from mpo_core.errors import ShapeError, UsageError
@@ -24,6 +21,7 @@ from mpo_core.forward.rebuilt import RebuiltLinear, apply_halves
 from mpo_core.forward.stretches import StretchedLinear, meet, meet_differentiably, stretch_matrix
 from mpo_core.operators.contraction import best_split, contract_matrix, merge_stretch
 from mpo_core.operators.operands import check_cores
+from mpo_core.operators.tracing import plain_operations_only
 from mpo_core.shapes import MPOShape
 
 
@@ -65,7 +63,7 @@ def apply_mpo(
     training = torch.is_grad_enabled() and (
         x.requires_grad or any_requires_grad(cores) or (bias is not None and bias.requires_grad)
     )
-    plainly = torch.compiler.is_compiling() or transforms_active()
+    plainly = plain_operations_only()
     if plan is None:
         bonds = tuple([core.shape[-1] for core in cores[:-1]])
         input_grad = x.requires_grad or not training

@@ -22,6 +22,7 @@ from mpo_core.forward.backward import GradientSum, gradients_with_graph, without
 from mpo_core.forward.operations import Recipe, Step
 from mpo_core.forward.plan_search import Plan
 from mpo_core.operators.contraction import blocks
+from mpo_core.operators.permuting import permuted
 
 
 def stretch_matrix(cores: Sequence[Tensor], recipe: Recipe) -> Float[Tensor, "rows inner"]:
@@ -33,7 +34,7 @@ def stretch_matrix(cores: Sequence[Tensor], recipe: Recipe) -> Float[Tensor, "ro
     if recipe.digits:
         tensor = tensor.view(recipe.digits)
     if recipe.order:
-        tensor = tensor.permute(recipe.order)
+        tensor = permuted(tensor, recipe.order)
     matrix = tensor.contiguous().view(recipe.size)
     return matrix.t() if recipe.transposed else matrix
 

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mpo_core.operators.permuting import permuted
 from mpo_core.shapes import MPOShape
 
 Tree = int | tuple["Tree", "Tree"]
@@ -68,7 +69,7 @@ def merge_stretch(cores: Sequence[Tensor]) -> Float[Tensor, "left rows cols righ
         return cores[0]
     digits = [size for core in cores for size in core.shape[1:3]]
     tensor = merge_cores(cores).reshape(cores[0].shape[0], *digits, cores[-1].shape[-1])
-    tensor = tensor.permute(0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
+    tensor = permuted(tensor, (0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1))
     return tensor.reshape(tensor.shape[0], math.prod(digits[::2]), math.prod(digits[1::2]), tensor.shape[-1])
 
 
