@@ -123,6 +123,37 @@ def test_equal_differences_need_five_seeds() -> None:
     assert verdict_of(claims(**GREATER), record({"a": [0.5] * 5, "b": [0.5] * 5})) == "not seen"
 
 
+def with_cases(better: float, seeds: int = 2) -> RunRecord:
+    """Two arms judged on 50 cases a seed, the first better by so much in the mean, with large noise."""
+    base, found = [0.01 * (k % 7) for k in range(50)], []
+    for arm, gain in (("a", better), ("b", 0.0)):
+        cases = [value + gain + (0.1 if k % 2 and arm == "a" else 0.0) for k, value in enumerate(base)]
+        found += [trial(arm, seed, sum(cases) / 50, arrays={"each": cases}) for seed in range(seeds)]
+    return record({"a": [], "b": []}).model_copy(update={"trials": found})
+
+
+def test_a_claim_over_cases_is_decided_by_the_bootstrap() -> None:
+    check = GREATER | {"cases": "each"}
+    (verdict,) = compare(claims(**check), [with_cases(better=0.0, seeds=1)])
+    assert verdict.verdict == "same direction", "one seed will do: the cases are many"
+    assert "50 cases" in verdict.difference_text
+    assert verdict_of(claims(**check), with_cases(better=-0.05)) == "not seen"
+    assert verdict_of(claims(**check | {"lower_is_better": True}), with_cases(better=-0.1)) == "same direction"
+    assert verdict_of(claims(**check | {"lower_is_better": True}), with_cases(better=0.0)) == "not seen"
+
+
+def test_a_claim_over_cases_needs_them() -> None:
+    (verdict,) = compare(claims(**GREATER, cases="each"), [record({"a": BETTER, "b": WORSE})])
+    assert verdict.verdict == "not run"
+    assert verdict.note == "the record has no each of a"
+    torn = with_cases(better=0.1)
+    torn.trials[0].arrays["each"].pop()
+    (verdict,) = compare(claims(**GREATER, cases="each"), [torn])
+    assert verdict.verdict == "not seen"
+    with pytest.raises(ValueError, match="cannot name cases"):
+        claims("exact", **GREATER, cases="each")
+
+
 def test_not_worse_within_the_margin() -> None:
     slightly = [value - 0.005 + 0.001 * (i % 2) for i, value in enumerate(BETTER)]
     assert verdict_of(claims(**NOT_WORSE), record({"a": slightly, "b": BETTER})) == "same direction"

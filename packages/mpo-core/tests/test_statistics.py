@@ -3,12 +3,13 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mpo_core.repro.statistics import mean_sd, non_inferiority_p, one_sided_p, paired_test
+from mpo_core.repro.statistics import mean_sd, non_inferiority_p, one_sided_p, paired_bootstrap, paired_test
 
 A = {0: 0.80, 1: 0.83, 2: 0.79, 3: 0.85, 4: 0.82}
 B = {0: 0.78, 1: 0.80, 2: 0.80, 3: 0.81, 4: 0.79, 9: 0.1}
@@ -91,3 +92,53 @@ def test_p_values_are_probabilities_and_the_two_sides_agree(differences: list[fl
     assert 0 <= up <= 1
     assert 0 <= result.p_value <= 1
     assert result.p_value == pytest.approx(min(1.0, 2 * min(up, down)), abs=1e-9)
+
+
+# -- over cases ----------------------------------------------------------------------------------------------------
+
+
+def test_the_bootstrap_sees_a_difference_and_sees_none() -> None:
+    rng = np.random.default_rng(1)
+    base = rng.normal(0.3, 0.1, 300)
+    better = paired_bootstrap({0: base + rng.normal(0.03, 0.05, 300)}, {0: base}, samples=2000)
+    assert better.ci95[0] > 0
+    assert better.p_value < 0.01
+    assert better.below < 0.01 < 0.9 < better.above
+    assert better.ci95[0] < better.mean_difference < better.ci95[1]
+    same = paired_bootstrap({0: base + rng.normal(0, 0.05, 300)}, {0: base}, samples=2000)
+    assert same.ci95[0] < 0 < same.ci95[1]
+    assert same.p_value > 0.05
+
+
+def test_the_bootstraps_interval_is_that_of_the_t_test_for_many_cases() -> None:
+    differences = np.random.default_rng(0).normal(0.1, 1.0, 400)
+    found = paired_bootstrap({0: differences}, {0: np.zeros(400)}, samples=5000)
+    by_t = paired_test(dict(enumerate(differences)), dict.fromkeys(range(400), 0.0))
+    assert by_t.ci95 is not None
+    assert found.mean_difference == pytest.approx(by_t.mean_difference)
+    assert found.ci95 == pytest.approx(by_t.ci95, abs=0.01)
+
+
+def test_the_same_cases_in_several_seeds_do_not_count_as_more_cases() -> None:
+    rng = np.random.default_rng(2)
+    cases = rng.normal(0.02, 0.3, 100)
+    once = paired_bootstrap({0: cases}, {0: np.zeros(100)}, samples=2000)
+    thrice = paired_bootstrap(dict.fromkeys(range(3), cases), dict.fromkeys(range(3), np.zeros(100)), samples=2000)
+    assert thrice.n == 300
+    assert thrice.ci95 == pytest.approx(once.ci95)
+
+
+def test_seeds_with_other_cases_are_drawn_apart_and_weigh_the_same() -> None:
+    a, b = {0: [1.0] * 10, 1: [0.0] * 1000, 5: [9.0]}, {0: [0.0] * 10, 1: [0.0] * 1000}
+    found = paired_bootstrap(a, b, samples=200)
+    assert found.n == 1010
+    assert found.mean_difference == 0.5
+    assert found.ci95 == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [({}, {}), ({0: [1.0]}, {1: [1.0]}), ({0: []}, {0: []}), ({0: [1.0]}, {0: [1, 2]})]
+)
+def test_the_bootstrap_refuses_what_is_not_paired(a, b) -> None:
+    with pytest.raises(ValueError, match="the same cases"):
+        paired_bootstrap(a, b)

@@ -93,39 +93,3 @@ def judge_summaries(summaries: Sequence[str], references: Sequence[str]) -> Judg
     rouge = [rouge_l(a, b) for a, b in zip(made, written, strict=True)]
     score, signature = corpus_bleu(summaries, references)
     return JudgedSummaries(float(np.mean(each)), float(np.mean(rouge)), score, signature, each)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much better one arm is than another on the same functions.
-
-    Args:
-        mean: of the differences.
-        low: lower end of the 95 % interval.
-        high: upper end.
-        p: two-sided, of no difference.
-    """
-
-    mean: float
-    low: float
-    high: float
-    p: float
-
-
-def paired_bootstrap(
-    first: Sequence[float], second: Sequence[float], samples: int = 10_000, seed: int = 0
-) -> Difference:
-    """Resample functions, both arms together (Koehn, 2004).
-
-    Args:
-        first: score of each function.
-        second: of the other arm, the same functions in the same order.
-        samples: how many.
-        seed: of the resampling.
-    """
-    differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    rng = np.random.default_rng(seed)
-    drawn = np.array([rng.choice(differences, len(differences)).mean() for _ in range(samples)])
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    below, above = (np.sum(drawn <= 0) + 1) / (samples + 1), (np.sum(drawn >= 0) + 1) / (samples + 1)
-    return Difference(float(differences.mean()), float(low), float(high), float(min(1.0, 2 * min(below, above))))

@@ -101,9 +101,15 @@ class _PairCheck(_Check):
 
 
 class GreaterCheck(_PairCheck):
-    """The arm is better than the other one (greater; smaller where ``lower_is_better``)."""
+    """The arm is better than the other one (greater; smaller where ``lower_is_better``).
+
+    Attributes:
+        cases: the array of the record's trials that holds the quantity of each case (function, sentence): the test is
+            then a paired bootstrap over cases; without it, a t-test over seeds.
+    """
 
     kind: Literal["greater"]
+    cases: str | None = None
 
 
 class NotWorseCheck(_PairCheck):
@@ -151,6 +157,8 @@ class Claim(StrictModel):
             raise ValueError(f"claim {self.id!r} is tested as {self.test}, so it needs experiment and check")
         elif self.test == "direction" and self.check.kind == "value":
             raise ValueError(f"claim {self.id!r} is tested as direction, so its check cannot be a value")
+        elif self.test == "exact" and isinstance(self.check, GreaterCheck) and self.check.cases:
+            raise ValueError(f"claim {self.id!r} is tested as exact, so its check cannot name cases")
         return self
 
 

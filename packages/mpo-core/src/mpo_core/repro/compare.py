@@ -24,8 +24,15 @@ from mpo_core.repro.claims import (
 )
 from mpo_core.repro.config import SCALES, Scale
 from mpo_core.repro.record import RunRecord, read_record
-from mpo_core.repro.statistics import LEVEL, mean_sd, non_inferiority_p, one_sided_p, paired_test
-from mpo_core.repro.summary import arm_names, format_mean_sd, format_number, format_to, quantity_by_seed
+from mpo_core.repro.statistics import LEVEL, mean_sd, non_inferiority_p, one_sided_p, paired_bootstrap, paired_test
+from mpo_core.repro.summary import (
+    arm_names,
+    cases_by_seed,
+    format_mean_sd,
+    format_number,
+    format_to,
+    quantity_by_seed,
+)
 
 VerdictName = Literal["reproduced", "same direction", "not seen", "not testable here", "not run"]
 VERDICTS: tuple[VerdictName, ...] = (
@@ -185,6 +192,8 @@ def _lacking(check: Check, record: RunRecord) -> str:
             return f"the record has no arm {arm}"
         if not quantity_by_seed(record, arm, check.quantity):
             return f"the record has no {check.quantity} of {arm}"
+        if isinstance(check, GreaterCheck) and check.cases and not cases_by_seed(record, arm, check.cases):
+            return f"the record has no {check.cases} of {arm}"
     return ""
 
 
@@ -193,6 +202,8 @@ def _examine(check: Check, record: RunRecord, *, exact: bool) -> _Finding:
         return _examine_value(check, record)
     if isinstance(check, LimitCheck):
         return _examine_limit(check, record, exact=exact)
+    if isinstance(check, GreaterCheck) and check.cases:
+        return _examine_cases(check, check.cases, record)
     return _examine_pair(check, record, exact=exact)
 
 
@@ -237,6 +248,23 @@ def _examine_pair(check: GreaterCheck | NotWorseCheck, record: RunRecord, *, exa
         interval = f" (95 % CI {_signed(result.ci95[0], sd)} to {_signed(result.ci95[1], sd)})"
     text = f"{_signed(result.mean_difference, sd)}{interval}"
     return _Finding(holds, ours, text, result.n, p)
+
+
+def _examine_cases(check: GreaterCheck, array: str, record: RunRecord) -> _Finding:
+    """Arm against arm, case by case."""
+    arm, than = (quantity_by_seed(record, name, check.quantity) for name in check.arms)
+    ours = _measured_pair(check.arm, list(arm.values()), check.than, list(than.values()))
+    first, second = (cases_by_seed(record, name, array) for name in check.arms)
+    try:
+        result = paired_bootstrap(first, second)
+    except ValueError:
+        return _Finding(False, ours, "no cases in common", 0)
+    better, p = -result.mean_difference, result.above
+    if not check.lower_is_better:
+        better, p = result.mean_difference, result.below
+    low, high = result.ci95
+    text = f"{_signed(result.mean_difference)} (95 % CI {_signed(low)} to {_signed(high)}, {result.n} cases)"
+    return _Finding(better > 0, ours, text, result.n, p)
 
 
 def _relation(check: Check) -> str:

@@ -1,6 +1,7 @@
-"""Means, and paired tests over seeds.
+"""Means, and paired tests over seeds or over cases.
 
-Two arms that ran on the same seeds share data order and initial weights, so they are compared seed by seed.
+Two arms that ran on the same seeds share data order and initial weights, so they are compared seed by seed. Where each
+seed was judged on many cases (the functions of a test part), they can also be compared case by case.
 Cases in which a t-test has nothing to divide by are decided without it, never by a division by (almost) zero.
 """
 
@@ -12,6 +13,11 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+Cases = Sequence[float] | NDArray[np.floating[Any]]
+"""The score of each case."""
 LEVEL = 0.05
 """Significance level of every verdict."""
 EXACT_SIGNS = 13
@@ -44,6 +50,30 @@ class PairedResult:
     wilcoxon_p: float | None
     ci95: tuple[float, float] | None
     differences: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class BootstrapResult:
+    """Two arms on the same cases; the differences are ``a - b``.
+
+    Attributes:
+        n: cases, of all seeds.
+        mean_difference: mean over seeds of the mean over cases.
+        ci95: 95 % interval of it, from the percentiles of the resampled ones.
+        below: share of the resampled ones that are 0 or less.
+        above: share that are 0 or more.
+    """
+
+    n: int
+    mean_difference: float
+    ci95: tuple[float, float]
+    below: float
+    above: float
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, of no difference."""
+        return min(1.0, 2 * min(self.below, self.above))
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
@@ -108,6 +138,38 @@ def non_inferiority_p(differences: Sequence[float], margin: float) -> float | No
     if not margin > 0:
         raise ValueError(f"margin must be positive, found {margin}")
     return one_sided_p(differences, threshold=-margin)
+
+
+def paired_bootstrap(
+    a: Mapping[int, Cases], b: Mapping[int, Cases], samples: int = 10_000, seed: int = 0
+) -> BootstrapResult:
+    """Resample cases, both arms together (Koehn, EMNLP 2004).
+
+    Where all seeds have equally many cases, the k-th case of one goes with the k-th of the others: they may be the same
+    case, judged again. Else each seed's cases are drawn by themselves.
+
+    Args:
+        a: seed -> score of each case of one arm.
+        b: of the other arm, the same cases in the same order.
+        samples: how often cases are drawn.
+        seed: of the drawing.
+
+    Raises:
+        ValueError: no seed in common, a seed without cases, or one whose arms have different numbers of cases.
+    """
+    seeds = sorted(set(a) & set(b))
+    if not seeds or any(not len(a[s]) or len(a[s]) != len(b[s]) for s in seeds):
+        raise ValueError("paired_bootstrap needs the same cases of both arms, in one seed at least")
+    parts = [np.asarray(a[s], dtype=float) - np.asarray(b[s], dtype=float) for s in seeds]
+    n = sum(len(part) for part in parts)
+    if len({len(part) for part in parts}) == 1:
+        parts = [np.mean(parts, axis=0)]
+    rng = np.random.default_rng(seed)
+    drawn = np.array([np.mean([rng.choice(part, len(part)).mean() for part in parts]) for _ in range(samples)])
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    below, above = ((int(np.sum(sign * drawn <= 0)) + 1) / (samples + 1) for sign in (1, -1))
+    mean = fmean([float(part.mean()) for part in parts])
+    return BootstrapResult(n, mean, (float(low), float(high)), below, above)
 
 
 def _equal(values: Sequence[float]) -> bool:

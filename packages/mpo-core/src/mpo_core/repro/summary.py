@@ -87,6 +87,20 @@ def quantity_by_seed(record: RunRecord, arm: str, quantity: str) -> dict[int, fl
     return {seed: value for seed, value in values if value is not None}
 
 
+def cases_by_seed(record: RunRecord, arm: str, array: str) -> dict[int, list[float]]:
+    """An array of an arm's completed final trials.
+
+    Args:
+        record: the run.
+        arm: the arm's name.
+        array: its name in the record.
+
+    Returns:
+        seed -> numbers, for the seeds that have it.
+    """
+    return {trial.seed: trial.arrays[array] for trial in record.final(arm) if array in trial.arrays}
+
+
 def format_number(value: float) -> str:
     """A number for a table: whole numbers with separators, others with four significant digits."""
     if float(value).is_integer() and abs(value) < 1e15:
