@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,10 @@ from cp_bcs.config import DataConfig
 from cp_bcs.data.loading import load_split
 from cp_bcs.data.pairs import Pair, write_pairs
 from cp_bcs.evaluate import judge_summaries
+from cp_bcs.meteor import meteor
 from cp_bcs.metrics import corpus_bleu, rouge_l, sentence_bleu, words
 from cp_bcs.retrieval import Index
-from mpo_core.errors import InputFileError, UsageError
+from mpo_core.errors import InputFileError, MissingPartError, UsageError
 
 
 def pair(number: int, keys: tuple[str, ...], sentence: str, texts: tuple[tuple[int, str], ...] = ()) -> Pair:
@@ -64,6 +67,31 @@ def test_corpus_bleu_is_sacrebleus_and_signed() -> None:
     assert score == pytest.approx(1)
     assert "case:lc" in signature
     assert "version:" in signature
+
+
+NO_METEOR = find_spec("pycocoevalcap") is None or shutil.which("java") is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(NO_METEOR, reason="no METEOR (cp-bcs[meteor]) or no Java")
+def test_meteor_is_that_of_its_authors() -> None:
+    made = ["frees the list", "the cat sat on the mat", "", "words"]
+    written = ["frees the list", "on the mat sat the cat", "nothing", "a\nnew line"]
+    same, moved, empty, line = meteor(made, written)
+    assert same == pytest.approx(1.0)
+    assert moved == pytest.approx(0.4776696620223255, abs=1e-12)
+    assert empty == line == 0
+    judged = judge_summaries(made, written, with_meteor=True)
+    assert judged.meteor == pytest.approx((same + moved) / 4)
+
+
+def test_what_meteor_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert meteor([], []) == []
+    with pytest.raises(ValueError, match="one reference for each"):
+        meteor(["a"], [])
+    monkeypatch.setattr("cp_bcs.meteor.find_spec", lambda name: None)
+    with pytest.raises(MissingPartError, match=r"cp-bcs\[meteor\]"):
+        judge_summaries(["a"], ["b"], with_meteor=True)
 
 
 def test_judging_is_one_with_one() -> None:

@@ -180,6 +180,7 @@ class Config(StudyConfig[Arm]):
         model: the network of its arms ``network``.
         decoding: how sentences are chosen.
         training: of the networks.
+        meteor: whether summaries are judged by METEOR 1.5 as well (extra ``cp-bcs[meteor]``, and Java).
     """
 
     study: Literal["discover", "summarize", "calibrate"] = "discover"
@@ -187,6 +188,7 @@ class Config(StudyConfig[Arm]):
     model: ModelConfig = ModelConfig()
     decoding: DecodingConfig = DecodingConfig()
     training: TrainingConfig = TrainingConfig(weight_decay=0.0, max_grad_norm=5.0)
+    meteor: bool = False
 
     @model_validator(mode="after")
     def _arms_fit_the_study(self) -> Config:

@@ -10,6 +10,7 @@ import numpy as np
 from cp_bcs.binary.functions import Function
 from cp_bcs.binary.image import Image
 from cp_bcs.binary.tables import Symbol
+from cp_bcs.meteor import meteor
 from cp_bcs.metrics import corpus_bleu, rouge_l, sentence_bleu, words
 
 
@@ -77,6 +78,7 @@ class JudgedSummaries:
         corpus_bleu: sacreBLEU of all of them together, 0 … 1.
         signature: of sacreBLEU.
         each: the smoothed BLEU-4 of each function.
+        meteor: mean of METEOR 1.5, 0 … 1, where it was asked for.
     """
 
     bleu: float
@@ -84,12 +86,20 @@ class JudgedSummaries:
     corpus_bleu: float
     signature: str
     each: list[float]
+    meteor: float | None = None
 
 
-def judge_summaries(summaries: Sequence[str], references: Sequence[str]) -> JudgedSummaries:
-    """Compare summaries with comments, one with one."""
+def judge_summaries(summaries: Sequence[str], references: Sequence[str], with_meteor: bool = False) -> JudgedSummaries:
+    """Compare summaries with comments, one with one.
+
+    Args:
+        summaries: what was made.
+        references: what was written.
+        with_meteor: METEOR as well, which needs the extra ``cp-bcs[meteor]``.
+    """
     made, written = [words(summary) for summary in summaries], [words(reference) for reference in references]
     each = [sentence_bleu(a, b) for a, b in zip(made, written, strict=True)]
     rouge = [rouge_l(a, b) for a, b in zip(made, written, strict=True)]
     score, signature = corpus_bleu(summaries, references)
-    return JudgedSummaries(float(np.mean(each)), float(np.mean(rouge)), score, signature, each)
+    by_meteor = float(np.mean(meteor(summaries, references))) if with_meteor else None
+    return JudgedSummaries(float(np.mean(each)), float(np.mean(rouge)), score, signature, each, by_meteor)

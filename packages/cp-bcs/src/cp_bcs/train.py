@@ -64,7 +64,7 @@ def _summarize(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
     split = load_split(config.data_of(trial.arm), trial.seed)
     asked = split.dev if trial.split == "select" else split.test
     if trial.learning_rate is None:
-        return _judged(trial, split, BASELINES[name](split.train, asked, trial.seed))
+        return _judged(trial, config, split, BASELINES[name](split.train, asked, trial.seed))
     learned, fitted = learn(
         config.model_of(trial.arm),
         config.decoding_of(trial.arm),
@@ -78,14 +78,16 @@ def _summarize(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
     parameters = ParameterCount(total=counts.total, trained=counts.trained)
     if fitted.status == "diverged":
         return TrialOutcome(status="diverged", parameters=parameters, series=fitted.series)
-    outcome = _judged(trial, split, [draft.sentence for draft in learned.summarize(asked)])
+    outcome = _judged(trial, config, split, [draft.sentence for draft in learned.summarize(asked)])
     return outcome.model_copy(update={"parameters": parameters, "series": fitted.series})
 
 
-def _judged(trial: Trial, split: Split, summaries: list[str]) -> TrialOutcome:
+def _judged(trial: Trial, config: Config, split: Split, summaries: list[str]) -> TrialOutcome:
     asked = split.dev if trial.split == "select" else split.test
-    judged = judge_summaries(summaries, [pair.sentence for pair in asked])
+    judged = judge_summaries(summaries, [pair.sentence for pair in asked], config.meteor)
     measured = {"bleu": judged.bleu, "rouge_l": judged.rouge_l, "corpus_bleu": judged.corpus_bleu}
+    if judged.meteor is not None:
+        measured["meteor"] = judged.meteor
     return TrialOutcome(
         metrics={
             **{key: Measurement(value=value, n=len(asked), split=trial.split) for key, value in measured.items()},
