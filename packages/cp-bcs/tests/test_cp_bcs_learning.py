@@ -20,7 +20,7 @@ from cp_bcs.learning import learn
 from cp_bcs.metrics import words as sentence_words
 from cp_bcs.minimum_risk import least_risk
 from cp_bcs.model import SummaryNetwork
-from cp_bcs.refining import Refiner, recovered
+from cp_bcs.refining import learn_refiner, load_refiner, recovered
 from cp_bcs.retrieval import Index
 from cp_bcs.saving import new_network
 from cp_bcs.tokens import START_NUMBER
@@ -262,13 +262,13 @@ def test_least_risk_is_the_candidate_that_agrees_with_the_others() -> None:
 def test_a_refiner_writes_names_that_the_stripped_code_lacks(tmp_path: Path) -> None:
     config = ModelConfig(**{**TINY, "sources": ("pseudo",), "pseudo_length": 24})
     training = TRAINING.model_copy(update={"max_steps": 250})
-    refiner = Refiner.learn(config, SPLIT.train, training, learning_rate=5e-3, seed=0, folder=tmp_path / "fit")
+    refiner = learn_refiner(config, SPLIT.train, training, learning_rate=5e-3, seed=0, folder=tmp_path / "fit")
     texts = refiner.refine([*SPLIT.test, replace(SPLIT.test[0], pseudo=None)])
     assert texts[-1] is None
     counts = [recovered(t or "", p.pseudo_twin or "", p.pseudo or "") for t, p in zip(texts, SPLIT.test, strict=False)]
     assert sum(found for found, _ in counts) > 0.9 * sum(lost for _, lost in counts) > 0
     refiner.save(tmp_path / "refiner")
-    assert Refiner.load(tmp_path / "refiner").refine(SPLIT.test) == texts[:-1]
+    assert load_refiner(tmp_path / "refiner").refine(SPLIT.test) == texts[:-1]
 
 
 def test_without_pseudo_code_there_is_nothing_to_learn_from(tmp_path: Path) -> None:

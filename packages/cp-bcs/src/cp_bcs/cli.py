@@ -101,6 +101,12 @@ def train(
     ] = "code,graph,neighbours",
     variant: Annotated[str, typer.Option(help="paper, or released: what the released code does otherwise.")] = "paper",
     refine: Annotated[bool, typer.Option("--refine", help="Train a refiner of pseudo code, too.")] = False,
+    refiner: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A seq2seq checkpoint that becomes the refiner.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A checkpoint whose encoder reads pseudo code, as it is.")
+    ] = None,
     contrast: Annotated[
         float, typer.Option(help="Weight of the loss by which the network learns to look for known functions.")
     ] = 10.0,
@@ -123,7 +129,9 @@ def train(
         model={
             "sources": tuple(source.strip() for source in sources.split(",")),
             "variant": variant,
-            "refined": refine,
+            "refined": refine or refiner is not None,
+            "refiner": refiner,
+            "encoder": encoder,
             "contrast": contrast,
             "d": d,
             "layers": layers,

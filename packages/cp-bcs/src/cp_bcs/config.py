@@ -76,6 +76,10 @@ class ModelConfig(StrictModel):
             what is known can be looked for; 0 for none.
         refined: whether pseudo code is read as a refiner rewrites it, a network that learns from the training functions
             what their pseudo code would be, had the binary not been stripped.
+        refiner: folder of a seq2seq checkpoint that becomes the refiner, in place of a network of the same sizes; the
+            paper's is CodeT5.
+        encoder: folder of a checkpoint whose encoder reads pseudo code, as it is, in place of one that is learned (a
+            variant in the released code, with CodeT5).
         writes: ``sentence``, or ``pseudo`` code, which is what a refiner writes.
     """
 
@@ -103,6 +107,8 @@ class ModelConfig(StrictModel):
     neighbours: int = Field(default=4, ge=1)
     contrast: float = Field(default=0.0, ge=0)
     refined: bool = False
+    refiner: str | None = None
+    encoder: str | None = None
     writes: Literal["sentence", "pseudo"] = "sentence"
 
     @model_validator(mode="after")
@@ -115,6 +121,10 @@ class ModelConfig(StrictModel):
             raise ValueError("dgl's graph attention has no edge types; take graph_backend: pyg")
         if self.contrast and not set(self.sources) - {"neighbours"}:
             raise ValueError("contrast needs a source that describes the function itself")
+        if self.encoder is not None and "pseudo" not in self.sources:
+            raise ValueError("encoder reads pseudo code, which is none of the sources")
+        if self.refiner is not None and not self.refined:
+            raise ValueError("a refiner is given, and refined is off")
         return self
 
     @property
@@ -145,6 +155,9 @@ class DecodingConfig(StrictModel):
     trust: float = Field(default=1.0, gt=0)
 
 
+Summarizer = Literal["most-common", "random", "nearest", "nearest-code", "consensus", "network", "seq2seq"]
+
+
 class Arm(ArmConfig):
     """One kind of build, or one way to summarise.
 
@@ -153,7 +166,8 @@ class Arm(ArmConfig):
         optimization: level of the compiler (study ``discover``).
         flags: further ones, for example ``-mthumb`` or ``-shared`` (study ``discover``).
         backend: who looks for functions: ``elf``, this package, or ``angr`` (study ``discover``).
-        summarizer: a baseline, or ``network`` (study ``summarize``).
+        summarizer: a baseline, ``network``, or ``seq2seq``, a checkpoint that is fine-tuned (study ``summarize``).
+        checkpoint: folder of the latter; it reads pseudo code where that is among the network's sources, else code.
         data: what differs from the study's data.
         model: what differs from the study's network.
         decoding: what differs from the study's way to choose sentences.
@@ -163,7 +177,8 @@ class Arm(ArmConfig):
     optimization: Optimization = "O2"
     flags: tuple[str, ...] = ()
     backend: Literal["elf", "angr"] = "elf"
-    summarizer: Literal["most-common", "random", "nearest", "nearest-code", "consensus", "network"] | None = None
+    summarizer: Summarizer | None = None
+    checkpoint: str | None = None
     data: dict[str, str] = Field(default_factory=dict)
     model: dict[str, Any] = Field(default_factory=dict)
     decoding: dict[str, Any] = Field(default_factory=dict)
@@ -196,8 +211,10 @@ class Config(StudyConfig[Arm]):
             if (self.study == "summarize") != (arm.summarizer is not None):
                 wanted = "needs a summarizer" if self.study == "summarize" else "takes no summarizer"
                 raise ValueError(f"arm {name!r}: the study {self.study} {wanted}")
-            if (arm.summarizer == "network") != bool(arm.learning_rates):
+            if (arm.summarizer in ("network", "seq2seq")) != bool(arm.learning_rates):
                 raise ValueError(f"arm {name!r}: a network needs learning_rates, and nothing else takes them")
+            if (arm.summarizer == "seq2seq") != bool(arm.checkpoint):
+                raise ValueError(f"arm {name!r}: seq2seq needs a checkpoint, and nothing else takes one")
             for settings in (self.data_of, self.model_of, self.decoding_of):
                 settings(name)
         return self

@@ -11,6 +11,7 @@ from cp_bcs.config import ModelConfig
 from cp_bcs.data.pairs import Pair
 from cp_bcs.decompile.lexing import pseudo_tokens
 from cp_bcs.metrics import words as sentence_words
+from cp_bcs.pretrained import Reader
 from cp_bcs.retrieval import Neighbour
 from cp_bcs.tokens import (
     END_NUMBER,
@@ -74,10 +75,13 @@ class Encoder:
         pieces: of code and pseudo code.
         nodes: whole instructions, for ``nodes: instruction``.
         words: of sentences.
+        reader: the pretrained encoder of pseudo code, where there is one.
     """
 
-    def __init__(self, config: ModelConfig, pieces: Pieces, nodes: Words, words: Words) -> None:
-        self.config, self.pieces, self.nodes, self.words = config, pieces, nodes, words
+    def __init__(
+        self, config: ModelConfig, pieces: Pieces, nodes: Words, words: Words, reader: Reader | None = None
+    ) -> None:
+        self.config, self.pieces, self.nodes, self.words, self.reader = config, pieces, nodes, words, reader
         self._split = _splitter(config)
 
     @classmethod
@@ -97,6 +101,7 @@ class Encoder:
             Pieces.learn(rows, config.pieces),
             Words.of((_key(config, key) for key in pair.keys) for pair in known),
             Words.of((split(pair.sentence) for pair in known), config.least_count),
+            None if config.encoder is None else Reader.open(config.encoder),
         )
 
     def encode(self, pairs: Sequence[Pair], neighbours: Sequence[Sequence[Neighbour]] | None = None) -> list[Encoded]:
@@ -116,6 +121,8 @@ class Encoder:
         code = _code(config, pair)
         pieces = self.pieces.numbers([*code, _pseudo(config, pair.pseudo)])
         per_node, pseudo = pieces[:-1], pieces[-1]
+        if self.reader is not None:
+            pseudo = self.reader.numbers(_readable(config, pair.pseudo), config.pseudo_length)
         count = min(len(pair.keys), config.graph_length or len(pair.keys))
         if config.nodes == "instruction":
             nodes = [[self.nodes.number(_key(config, key))] for key in pair.keys[:count]]
@@ -208,9 +215,11 @@ def _key(config: ModelConfig, key: str) -> str:
 
 
 def _pseudo(config: ModelConfig, text: str | None) -> list[str]:
-    if config.variant == "released":
-        text = without_digits(text or "")
-    return pseudo_tokens(text or "")
+    return pseudo_tokens(_readable(config, text))
+
+
+def _readable(config: ModelConfig, text: str | None) -> str:
+    return without_digits(text or "") if config.variant == "released" else text or ""
 
 
 def _padded_twice(rows: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:

@@ -14,7 +14,7 @@ from cp_bcs.encoding import Encoded, Encoder
 from cp_bcs.metrics import words as sentence_words
 from cp_bcs.minimum_risk import least_risk
 from cp_bcs.model import SummaryNetwork
-from cp_bcs.refining import Refiner, with_pseudo
+from cp_bcs.refining import Refiner, load_refiner, with_pseudo
 from cp_bcs.retrieval import Index, Neighbour
 from cp_bcs.saving import load_network, save_network
 from cp_bcs.summaries.consensus import SHOWN
@@ -161,7 +161,7 @@ class Learned:
             raise InputFileError(f"{path} cannot be read ({str(error).splitlines()[0]}).") from error
         # Without an index of its own it reads what it is given later, or nothing.
         index = Index.load(folder / "index") if (folder / "index").exists() else None
-        refiner = Refiner.load(folder / "refiner") if network.config.refined else None
+        refiner = load_refiner(folder / "refiner") if network.config.refined else None
         vectors = None
         if index is not None and network.config.contrast:
             vectors = KnownVectors.load(folder / "vectors.safetensors", index.pairs)

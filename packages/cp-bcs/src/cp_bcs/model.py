@@ -14,6 +14,7 @@ from cp_bcs.method.attention import Sizes
 from cp_bcs.method.decoder import CopyHead, Decoder, WordHead
 from cp_bcs.method.encoders import GraphEncoder, Memory, NeighbourEncoder, SequenceEncoder
 from cp_bcs.method.shared_space import SharedSpace
+from cp_bcs.pretrained import PretrainedEncoder
 from cp_bcs.tokens import END_NUMBER, PAD_NUMBER, UNKNOWN_NUMBER
 from mpo_core.errors import UsageError
 from mpo_core.repro.training import Batch
@@ -79,6 +80,8 @@ class SummaryNetwork(nn.Module):
         encoders: dict[str, nn.Module] = {}
         for source in config.order:
             match source:
+                case "pseudo" if encoder.reader is not None:
+                    encoders[source] = PretrainedEncoder(encoder.reader, config.d, config.pseudo_length)
                 case "code" | "pseudo":
                     encoders[source] = SequenceEncoder(len(encoder.pieces), sizes)
                 case "graph":
@@ -99,11 +102,15 @@ class SummaryNetwork(nn.Module):
         described = len(set(config.sources) - {"neighbours"})
         self.space = SharedSpace(described, config.d, vocabulary, END_NUMBER + 1) if config.contrast else None
         for parameter in self.parameters():
-            if parameter.ndim > 1:
+            if parameter.ndim > 1 and parameter.requires_grad:
                 nn.init.xavier_uniform_(parameter)
         with torch.no_grad():
             for module in self.modules():
-                if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                if (
+                    isinstance(module, nn.Embedding)
+                    and module.padding_idx == PAD_NUMBER
+                    and module.weight.requires_grad
+                ):
                     module.weight[module.padding_idx] = 0
 
     def read(self, batch: Batch, own: bool = False) -> list[Memory]:

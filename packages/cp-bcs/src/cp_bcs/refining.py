@@ -1,27 +1,33 @@
 """The refiner: from the pseudo code of a stripped function to what it would be, had the binary not been stripped.
 
 The paper fine-tunes CodeT5 for it. Here it is the same network as the one that summarises, with one encoder, and it may
-copy from what it reads; or a seq2seq checkpoint of the user's (`Pretrained`). It learns from the training functions and
+copy from what it reads; or a seq2seq checkpoint of the user's. It learns from the training functions and
 the pseudo code of their unstripped twins, and from nothing else.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from cp_bcs.config import ModelConfig
 from cp_bcs.data.pairs import Pair
 from cp_bcs.decoding import write
 from cp_bcs.encoding import Encoder
 from cp_bcs.model import SummaryNetwork
+from cp_bcs.pretrained import Translator
 from cp_bcs.retrieval import Neighbour
 from cp_bcs.saving import load_network, new_network, save_network
 from cp_bcs.tokens import pseudo_words
-from mpo_core.errors import UsageError
+from mpo_core.errors import InputFileError, UsageError
+from mpo_core.repro.atomic import write_json_atomic
 from mpo_core.repro.config import TrainingConfig
 from mpo_core.repro.training import fit
+
+LENGTH = "refiner.json"
 
 
 def refiner_config(model: ModelConfig) -> ModelConfig:
@@ -33,13 +39,71 @@ def refiner_config(model: ModelConfig) -> ModelConfig:
             "summary_length": model.pseudo_length,
             "neighbours": 1,
             "refined": False,
+            "refiner": None,
+            "encoder": None,
         }
     )
 
 
+class Refiner(Protocol):
+    """What rewrites pseudo code."""
+
+    def refine(self, pairs: Sequence[Pair]) -> list[str | None]:
+        """What the pseudo code of functions would be; None where a function has none."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write a new folder, which `load_refiner` reads."""
+        ...
+
+
+def learn_refiner(
+    model: ModelConfig,
+    train: Sequence[Pair],
+    training: TrainingConfig,
+    *,
+    learning_rate: float,
+    seed: int,
+    folder: Path,
+) -> Refiner:
+    """Train a refiner.
+
+    Args:
+        model: of the network that will read what it writes: it names a checkpoint, or its sizes are the refiner's.
+        train: functions; those without pseudo code of an unstripped twin teach nothing.
+        training: epochs, schedule, batches.
+        learning_rate: peak.
+        seed: of weights, order and dropout.
+        folder: gets checkpoints and a log.
+
+    Raises:
+        UsageError: no function has both.
+        InputFileError: the checkpoint cannot be read.
+    """
+    taught = [replace(pair, sentence=pair.pseudo_twin) for pair in train if pair.pseudo and pair.pseudo_twin]
+    if not taught:
+        raise UsageError(
+            "a refiner needs pseudo code of unstripped twins, and these functions have none; make the corpora "
+            "with --pseudo."
+        )
+    learn = NetworkRefiner.learn if model.refiner is None else CheckpointRefiner.learn
+    return learn(model, taught, training, learning_rate=learning_rate, seed=seed, folder=folder)
+
+
+def load_refiner(folder: Path) -> Refiner:
+    """Read what a refiner saved.
+
+    Raises:
+        InputFileError: the folder holds none, or a damaged one.
+    """
+    if (folder / LENGTH).is_file():
+        return CheckpointRefiner.load(folder)
+    return NetworkRefiner(*load_network(folder))
+
+
 @dataclass
-class Refiner:
-    """A trained one.
+class NetworkRefiner:
+    """A network.
 
     Attributes:
         encoder: its vocabularies.
@@ -53,32 +117,14 @@ class Refiner:
     def learn(
         cls,
         model: ModelConfig,
-        train: Sequence[Pair],
+        taught: Sequence[Pair],
         training: TrainingConfig,
         *,
         learning_rate: float,
         seed: int,
         folder: Path,
-    ) -> Refiner:
-        """Train a refiner.
-
-        Args:
-            model: of the network that will read what it writes; its sizes are the refiner's.
-            train: functions; those without pseudo code of an unstripped twin teach nothing.
-            training: epochs, schedule, batches.
-            learning_rate: peak.
-            seed: of weights, order and dropout.
-            folder: gets checkpoints and a log.
-
-        Raises:
-            UsageError: no function has both.
-        """
-        taught = [replace(pair, sentence=pair.pseudo_twin) for pair in train if pair.pseudo and pair.pseudo_twin]
-        if not taught:
-            raise UsageError(
-                "a refiner needs pseudo code of unstripped twins, and these functions have none; make the corpora "
-                "with --pseudo."
-            )
+    ) -> NetworkRefiner:
+        """Train one; `taught` have their twins' pseudo code for a sentence."""
         config = refiner_config(model)
         encoder = Encoder.learn(config, taught)
         network = new_network(encoder, seed)
@@ -109,14 +155,67 @@ class Refiner:
         """Write a new folder, which `load` reads."""
         save_network(folder, self.encoder, self.network)
 
+
+@dataclass
+class CheckpointRefiner:
+    """A seq2seq checkpoint, fine-tuned.
+
+    Attributes:
+        translator: the model.
+        length: pieces that are read and written, at most.
+    """
+
+    translator: Translator
+    length: int
+
     @classmethod
-    def load(cls, folder: Path) -> Refiner:
+    def learn(
+        cls,
+        model: ModelConfig,
+        taught: Sequence[Pair],
+        training: TrainingConfig,
+        *,
+        learning_rate: float,
+        seed: int,
+        folder: Path,
+    ) -> CheckpointRefiner:
+        """Fine-tune one; `taught` have their twins' pseudo code for a sentence."""
+        translator, length = Translator.open(model.refiner or "", seed), model.pseudo_length
+        translator.learn(
+            [pair.pseudo or "" for pair in taught],
+            [pair.sentence for pair in taught],
+            training,
+            lengths=(length, length),
+            learning_rate=learning_rate,
+            seed=seed,
+            folder=folder,
+        )
+        return cls(translator, length)
+
+    def refine(self, pairs: Sequence[Pair]) -> list[str | None]:
+        """What the pseudo code of functions would be; None where a function has none."""
+        asked = [pair.pseudo for pair in pairs if pair.pseudo]
+        texts = iter(self.translator.write(asked, lengths=(self.length, self.length)))
+        return [next(texts) if pair.pseudo else None for pair in pairs]
+
+    def save(self, folder: Path) -> None:
+        """Write a new folder, which `load_refiner` reads."""
+        self.translator.save(folder)
+        write_json_atomic(folder / LENGTH, {"length": self.length})
+
+    @classmethod
+    def load(cls, folder: Path) -> CheckpointRefiner:
         """Read what `save` wrote.
 
         Raises:
-            InputFileError: the folder holds no network, or a damaged one.
+            InputFileError: a file is damaged.
         """
-        return cls(*load_network(folder))
+        path = folder / LENGTH
+        try:
+            length = int(json.loads(path.read_bytes())["length"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputFileError(f"{path} cannot be read ({error}); train the network again.") from error
+        return cls(Translator.open(str(folder)), length)
 
 
 def with_pseudo(pairs: Sequence[Pair], texts: Sequence[str | None]) -> list[Pair]:

@@ -15,11 +15,13 @@ from tokenizers import Tokenizer
 from cp_bcs.config import ModelConfig
 from cp_bcs.encoding import Encoder
 from cp_bcs.model import SummaryNetwork
+from cp_bcs.pretrained import Reader
 from cp_bcs.tokens import Pieces, Words
 from mpo_core.errors import InputFileError
 from mpo_core.repro.atomic import write_bytes_atomic
 
 SCHEMA = 1
+READER = "encoder"
 
 
 def new_network(encoder: Encoder, seed: int) -> SummaryNetwork:
@@ -30,7 +32,7 @@ def new_network(encoder: Encoder, seed: int) -> SummaryNetwork:
 
 
 def save_network(folder: Path, encoder: Encoder, network: SummaryNetwork) -> None:
-    """Write ``network.json``, ``pieces.json`` and ``weights.safetensors`` into a folder."""
+    """Write ``network.json``, ``pieces.json``, ``weights.safetensors`` and a reader's folder into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     told = {
         "schema_version": SCHEMA,
@@ -41,6 +43,8 @@ def save_network(folder: Path, encoder: Encoder, network: SummaryNetwork) -> Non
     write_bytes_atomic(folder / "pieces.json", encoder.pieces.tokenizer.to_str().encode())
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file({name: weights[name] for name in weights if name not in _SHARED}, folder / "weights.safetensors")
+    if encoder.reader is not None:
+        encoder.reader.save(folder / READER)
     write_bytes_atomic(folder / "network.json", json.dumps(told, ensure_ascii=False).encode())
 
 
@@ -54,7 +58,8 @@ def load_network(folder: Path) -> tuple[Encoder, SummaryNetwork]:
         told: Any = json.loads((folder / "network.json").read_text(encoding="utf-8"))
         config = ModelConfig.model_validate(told["model"])
         pieces = Pieces(_tokenizer(folder / "pieces.json"))
-        encoder = Encoder(config, pieces, Words(tuple(told["nodes"])), Words(tuple(told["words"])))
+        reader = None if config.encoder is None else Reader.open(str(folder / READER), saved=True)
+        encoder = Encoder(config, pieces, Words(tuple(told["nodes"])), Words(tuple(told["words"])), reader)
         network = SummaryNetwork(config, encoder)
         weights = load_file(folder / "weights.safetensors")
         weights |= {name: weights[other] for name, other in _SHARED.items() if other in weights}

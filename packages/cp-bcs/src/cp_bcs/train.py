@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 from cp_bcs.baselines import BASELINES
 from cp_bcs.binary.program import Program
@@ -10,10 +13,12 @@ from cp_bcs.binary.reading import read_image
 from cp_bcs.config import Arm, Config
 from cp_bcs.data.compiling import build_embedded
 from cp_bcs.data.loading import load_split
+from cp_bcs.data.pairs import Pair
 from cp_bcs.data.splits import Split
 from cp_bcs.decompile.discovery import find_functions_with_angr
 from cp_bcs.evaluate import judge_discovery, judge_summaries
-from cp_bcs.learning import learn
+from cp_bcs.learned import Learned
+from cp_bcs.learning import learn, learn_translator, translate
 from cp_bcs.summaries.trust_study import measure_trust
 from mpo_core import count_parameters
 from mpo_core.errors import UsageError
@@ -65,21 +70,31 @@ def _summarize(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
     asked = split.dev if trial.split == "select" else split.test
     if trial.learning_rate is None:
         return _judged(trial, config, split, BASELINES[name](split.train, asked, trial.seed))
-    learned, fitted = learn(
-        config.model_of(trial.arm),
-        config.decoding_of(trial.arm),
-        split,
-        config.training,
-        learning_rate=trial.learning_rate,
-        seed=trial.seed,
-        folder=folder,
-    )
-    counts = count_parameters(learned.network)
+    model, decoding = config.model_of(trial.arm), config.decoding_of(trial.arm)
+    chosen: _Chosen = {"learning_rate": trial.learning_rate, "seed": trial.seed, "folder": folder}
+    checkpoint = config.arms[trial.arm].checkpoint
+    if checkpoint is not None:
+        translator, fitted = learn_translator(checkpoint, model, split.train, config.training, **chosen)
+        network, summaries = translator.model, partial(translate, translator, model, asked, decoding.beams)
+    else:
+        learned, fitted = learn(model, decoding, split, config.training, **chosen)
+        network, summaries = learned.network, partial(_sentences, learned, asked)
+    counts = count_parameters(network)
     parameters = ParameterCount(total=counts.total, trained=counts.trained)
     if fitted.status == "diverged":
         return TrialOutcome(status="diverged", parameters=parameters, series=fitted.series)
-    outcome = _judged(trial, config, split, [draft.sentence for draft in learned.summarize(asked)])
+    outcome = _judged(trial, config, split, summaries())
     return outcome.model_copy(update={"parameters": parameters, "series": fitted.series})
+
+
+class _Chosen(TypedDict):
+    learning_rate: float
+    seed: int
+    folder: Path
+
+
+def _sentences(learned: Learned, pairs: Sequence[Pair]) -> list[str]:
+    return [draft.sentence for draft in learned.summarize(pairs)]
 
 
 def _judged(trial: Trial, config: Config, split: Split, summaries: list[str]) -> TrialOutcome:

