@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,13 @@ import pytest
 
 from cp_bcs.binary.program import Program
 from cp_bcs.data.compiling import Twins, embedded_sources
+from cp_bcs.data.pairs import OWN_NAME, Pair
+from cp_bcs.decompile.decompiler import PseudoCode
+from cp_bcs.summaries.binary_summary import summarize_program
+from cp_bcs.summaries.calibrating import default_calibration
 from cp_bcs.summaries.calibration import NO_SUMMARY
 from cp_bcs.summaries.consensus import RetrievalSummarizer
+from cp_bcs.summaries.drafts import Draft
 from cp_bcs.summaries.knowledge import known_pairs, read_knowledge, write_knowledge
 from cp_bcs.summaries.phrase_search import find_phrase
 from cp_bcs.summaries.survey import survey
@@ -108,6 +113,38 @@ def test_without_an_index_there_are_facts_alone(run: Run, build: Build, tmp_path
     assert {each["said"] for each in told["functions"]} == {NO_SUMMARY}
     assert any(each["strings"] for each in told["functions"])
     assert "No index of known functions was given" in out.with_suffix(".html").read_text()
+
+
+class Listener:
+    """Says nothing, and keeps what it was given to read."""
+
+    reads_pseudo = True
+
+    def __init__(self) -> None:
+        self.read: dict[int, Pair] = {}
+
+    def summarize(self, functions: Sequence[Pair]) -> list[Draft]:
+        self.read |= {function.address: function for function in functions}
+        return [Draft("", 0.0) for _ in functions]
+
+
+def test_a_summarizer_reads_pseudo_code_that_is_whole(build: Build, tmp_path: Path) -> None:
+    program = Program.read(build("x64").stripped)
+    whole, part, failed, *_, last = [function.address for function in program.functions]
+    text = f"int sub_{whole:x}(int a1)\n{{\n    return sub_401000(a1);  // eax\n}}"
+    made = {
+        whole: PseudoCode(text, covered=1.0, name=f"sub_{whole:x}"),
+        part: PseudoCode(text, covered=0.2, name=f"sub_{part:x}"),
+        failed: PseudoCode(failure="time"),
+    }
+    listener = Listener()
+    told = summarize_program(program, (listener, default_calibration()), tmp_path, made)
+    shown = {int(each["address"], 16): each["pseudo_code"] for each in told["functions"]}
+    assert shown[whole] == text
+    assert shown[part] == f"/* only a part of the function was decompiled */\n{text}"
+    assert shown[failed] is shown[last] is None
+    assert listener.read[whole].pseudo == f"int {OWN_NAME}(int a1)\n{{\n    return sub(a1);\n}}"
+    assert [listener.read[address].pseudo for address in (part, failed, last)] == [None] * 3
 
 
 def test_a_function_that_cannot_be_analysed_costs_only_itself(

@@ -43,7 +43,9 @@ def test_a_binary_is_summarised_by_a_trained_network(
     run: Run, trained: Path, build: Callable[..., Twins], tmp_path: Path
 ) -> None:
     binary = build("x64", "O1").stripped
-    run("summarize", binary, "--model", trained, "--out", tmp_path / "told", "--json", "--html")
+    said = run("summarize", binary, "--model", trained, "--out", tmp_path / "told", "--json", "--html")
+    assert "with a confident summary" in said
+    assert "no summaries" not in said
     told: dict[str, Any] = json.loads((tmp_path / "told.json").read_text())
     addresses = [int(each["address"], 16) for each in told["functions"]]
     assert addresses == [each.address for each in Program.read(binary).functions]

@@ -50,6 +50,11 @@ class Learned:
         """Sizes and forms of the network."""
         return self.network.config
 
+    @property
+    def reads_pseudo(self) -> bool:
+        """Whether the network looks at pseudo code."""
+        return "pseudo" in self.config.sources
+
     def use_index(self, index: Index, refined: bool = False) -> None:
         """Take other known functions, or the same ones after the network has changed.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -33,6 +33,9 @@ from mpo_core.repro.commands import new_console
 from mpo_core.repro.config import StrictModel
 from mpo_core.repro.jobs import refuse_existing, unfinished
 from mpo_core.repro.progress import StepProgress
+
+if TYPE_CHECKING:
+    from cp_bcs.decompile.decompiler import PseudoCode
 
 console = new_console()
 _SHOWN_EVIDENCE = 3
@@ -162,7 +165,9 @@ def summarize(
         report["index"] = None if knowledge is None else knowledge.describe()
         for path in reversed(outputs):
             write_bytes_atomic(path, rendered(report, path.suffix.lstrip(".")).encode())
-    _tell(report, program, knowledge)
+    _tell(report, program, trusted is not None, knowledge)
+    if trusted is not None and trusted[0].reads_pseudo and largest is None:
+        console.out("note: this network reads pseudo code, too; give --pseudo for better summaries.")
     for path in outputs:
         console.out(f"summaries: {path} ({path.stat().st_size / 1e6:,.1f} MB)")
 
@@ -201,24 +206,20 @@ def _outputs(stem: Path, formats: Sequence[str]) -> list[Path]:
     return outputs
 
 
-def _decompiled(binary: Path, largest: int, cache: Path, progress: StepProgress) -> dict[int, str]:
-    """Pseudo code by address; of a function of which only a part was seen, it says so."""
+def _decompiled(binary: Path, largest: int, cache: Path, progress: StepProgress) -> dict[int, PseudoCode]:
+    """Pseudo code by address."""
     from cp_bcs.decompile.decompiler import Decompiler
 
     decompiler = Decompiler(cache, largest=largest)
-    made = decompiler.decompile(binary, on_done=lambda done, of: progress(done, of, "decompiling"))
-    note = "/* only a part of the function was decompiled */\n"
-    return {
-        address: (note if each.truncated else "") + each.text for address, each in made.items() if each.text is not None
-    }
+    return decompiler.decompile(binary, on_done=lambda done, of: progress(done, of, "decompiling"))
 
 
-def _tell(report: dict[str, Any], program: Program, knowledge: Knowledge | None) -> None:
+def _tell(report: dict[str, Any], program: Program, summarized: bool, knowledge: Knowledge | None) -> None:
     counts = report["counts"]
     console.out(f"{report['file']}: {report['architecture']}, {counts['functions']:,} functions")
     if counts["failed"]:
         console.out(f"{counts['failed']:,} could not be analysed; their entries tell why")
-    if knowledge is None:
+    if not summarized:
         console.out(
             "no summaries: there is no index of known functions; make one with cp-bcs index, and give --index DIR"
         )
@@ -226,6 +227,6 @@ def _tell(report: dict[str, Any], program: Program, knowledge: Knowledge | None)
     console.out(
         f"{counts['summarized']:,} with a confident summary, {counts['same_code']:,} with the code of a known one"
     )
-    architectures = knowledge.describe()["architectures"]
+    architectures = [program.image.architecture] if knowledge is None else knowledge.describe()["architectures"]
     if program.image.architecture not in architectures:
         console.out(f"note: the index knows functions for {', '.join(architectures)} only.")

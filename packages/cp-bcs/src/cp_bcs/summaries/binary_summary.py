@@ -9,10 +9,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cp_bcs.binary.program import Program
 from cp_bcs.data.pairs import Pair
+from cp_bcs.decompile.lexing import clean_pseudo
 from cp_bcs.retrieval import Neighbour
 from cp_bcs.summaries.answering import Answer, answer
 from cp_bcs.summaries.calibration import NO_SUMMARY, Calibration, copies_of
@@ -21,8 +22,12 @@ from cp_bcs.summaries.drafts import Summarizer
 from cp_bcs.summaries.survey import OnProgress, Surveyed, survey
 from mpo_core.repro.atomic import write_bytes_atomic
 
+if TYPE_CHECKING:
+    from cp_bcs.decompile.decompiler import PseudoCode
+
 BATCH = 100
 """Functions that are summarised together."""
+_IN_PART = "/* only a part of the function was decompiled */\n"
 
 Trusted = tuple[Summarizer, Calibration]
 
@@ -31,7 +36,7 @@ def summarize_program(
     program: Program,
     trusted: Trusted | None,
     folder: Path,
-    pseudo_code: Mapping[int, str] | None = None,
+    pseudo_code: Mapping[int, PseudoCode] | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """All functions of a binary with their summaries, as plain data.
@@ -40,14 +45,17 @@ def summarize_program(
         program: the binary.
         trusted: what writes the summaries, with its calibration; None for facts alone.
         folder: keeps finished batches; an earlier call for the same binary and summarizer may have left some.
-        pseudo_code: of functions, by address, where a decompiler made it.
+        pseudo_code: of functions, by address, where a decompiler made it: it is shown, and the summarizer reads it,
+            unless the decompiler saw only a part of the function.
         on_progress: called with functions done, functions in all, and what is being done.
 
     Returns:
         ``file``, ``sha256``, ``architecture``, ``base`` (address of its first byte in memory), ``notes``,
         ``threshold``, ``counts``, and ``functions``: one entry for each, in the order of their addresses.
     """
+    pseudo_code = pseudo_code or {}
     surveyed = survey(program, on_progress)
+    surveyed = {address: _with_pseudo(each, pseudo_code.get(address)) for address, each in surveyed.items()}
     answers = {} if trusted is None else _answers(surveyed, trusted, folder, on_progress)
     callers = _callers(surveyed)
     parts = program.parts if all(each.asked for each in surveyed.values()) else {}
@@ -60,7 +68,7 @@ def summarize_program(
             "part_of": None if owner is None else f"{owner:#x}",
             "callers": [f"{caller:#x}" for caller in callers.get(address, ())],
             **{key: value for key, value in said.items() if key != "weights"},
-            "pseudo_code": (pseudo_code or {}).get(address),
+            "pseudo_code": _shown(pseudo_code.get(address)),
         }
         _mark_code(entry, each, said, answers)
         functions.append(entry)
@@ -106,6 +114,20 @@ def _answers(
         if on_progress is not None:
             on_progress(len(said), len(asked), "summarising")
     return said
+
+
+def _with_pseudo(each: Surveyed, made: PseudoCode | None) -> Surveyed:
+    """A function with pseudo code, cleaned as that of corpora is, for the summarizer to read."""
+    if each.asked is None or made is None or made.text is None or made.truncated:
+        return each
+    text = clean_pseudo(made.text, [name for name in (made.name, each.asked.name) if name])
+    return replace(each, asked=replace(each.asked, pseudo=text))
+
+
+def _shown(made: PseudoCode | None) -> str | None:
+    if made is None or made.text is None:
+        return None
+    return (_IN_PART if made.truncated else "") + made.text
 
 
 def _with_callees(function: Pair, called: Mapping[int, Sequence[int]], said: Mapping[int, Mapping[str, Any]]) -> Pair:

@@ -33,6 +33,8 @@ class RetrievalSummarizer:
         power: of their similarities.
     """
 
+    reads_pseudo = False
+
     def __init__(self, index: Index, neighbours: int = NEIGHBOURS, power: float = POWER) -> None:
         self.index, self.neighbours, self.power = index, neighbours, power
 

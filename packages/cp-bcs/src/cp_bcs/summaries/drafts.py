@@ -32,6 +32,11 @@ class Draft:
 class Summarizer(Protocol):
     """Anything that writes drafts."""
 
+    @property
+    def reads_pseudo(self) -> bool:
+        """Whether it looks at pseudo code."""
+        ...
+
     def summarize(self, functions: Sequence[Pair]) -> list[Draft]:
         """A draft for each function.
 
