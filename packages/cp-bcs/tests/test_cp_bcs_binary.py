@@ -256,6 +256,17 @@ def test_normalised_code_keeps_names_and_hides_numbers(build: Build) -> None:
     assert all(not token[0].isdigit() for token in digits)  # registers only
 
 
+@pytest.mark.parametrize(
+    ("value", "token"), [("0.5f", "<POSITIVE>"), ("-0.234375f", "<NEGATIVE>"), ("31.0f", "<POSITIVE>")]
+)
+def test_a_fraction_is_one_constant(compile_c: Callable[..., Twins], value: str, token: str) -> None:
+    """``vmov.f32 s0, #5.000000e-01``: gcc writes such immediates for ARM."""
+    twins = compile_c(f"float constant(void) {{ return {value}; }}\n", f"constant{len(value)}", "arm")
+    program = Program.read(twins.unstripped)
+    row = sequence(find_facts(program, named(program, "constant")).normalized)
+    assert row[: row.index("s0") + 2] == ["vmov.f32", "s0", token]
+
+
 def test_own_names_are_not_in_the_code(twins: Twins) -> None:
     """Names of the file's own functions, which a library exports, are no part of what models read."""
     program = Program.read(twins.unstripped)

@@ -22,7 +22,7 @@ STRING, IMPORT, FUNCTION, DATA = "<STRING>", "<IMPORT>", "<FUNCTION>", "<DATA>"
 SPECIAL = (POSITIVE, NEGATIVE, ZERO, INTERNAL_CALL, EXTERNAL_CALL, JUMP, STRING, IMPORT, FUNCTION, DATA)
 
 _KINDS = {"string": STRING, "import": IMPORT, "function": FUNCTION, "data": DATA}
-_SIGNED = re.compile(r"([+-] |#?-)?#?\b(0x[0-9a-f]+|\d+)\b")
+_SIGNED = re.compile(r"([+-] |#?-)?#?\b(0x[0-9a-f]+|\d+(?:\.\d+)?(?:e[+-]\d+)?)\b")
 _WORDS = re.compile(r"<[A-Z]+>|[A-Za-z_][\w.]*|\*\d|[^\s,]")
 _SIZES = re.compile(r"\b(byte|word|dword|qword|xmmword|ymmword|zmmword|fword|tbyte|xword) ptr ")
 _RELATIVE = re.compile(r"\[(?:rip|pc)[^\]]*\]")
@@ -105,7 +105,7 @@ def _operand_tokens(operands: str) -> tuple[str, ...]:
 
 
 def _sign(sign: str, digits: str) -> str:
-    value = int(digits, 0)
+    value = int(digits, 16) if digits.startswith("0x") else float(digits)
     if value == 0:
         return ZERO
     # Negative numbers are printed in two's complement, of 32 or of 64 bits.
