@@ -20,6 +20,7 @@ from cp_bcs.summaries.calibration import NO_SUMMARY
 from cp_bcs.summaries.consensus import RetrievalSummarizer
 from cp_bcs.summaries.drafts import Draft
 from cp_bcs.summaries.knowledge import known_pairs, read_knowledge, write_knowledge
+from cp_bcs.summaries.page import render_page
 from cp_bcs.summaries.phrase_search import find_phrase
 from cp_bcs.summaries.survey import survey
 from mpo_core.errors import InputFileError, UsageError
@@ -245,7 +246,21 @@ def test_the_page_stands_alone_and_holds_every_function(report: dict[str, Any]) 
         "src" in attributes or any(n.startswith("on") for n in attributes) for _, attributes in page.elements
     )
     for each in report["functions"]:
-        assert (each["summary"] or NO_SUMMARY) in page.text
+        named = {f["address"]: f["name"] for f in report["functions"]}
+        unsaid = f"part of {named[each['part_of']] or each['part_of']}" if each["part_of"] else NO_SUMMARY
+        assert (each["summary"] or unsaid) in page.text
+
+
+def test_a_closed_entry_tells_strings_before_imports(report: dict[str, Any]) -> None:
+    text = render_page(report)
+    closed = [part.split("</summary>")[0] for part in text.split("<summary>")[1:]]
+    told = [entry for entry in report["functions"] if not entry["part_of"]]
+    for entry, shown in zip(report["functions"], closed, strict=True):
+        names = [name for name in entry["imports"] if name != "__stack_chk_fail"]
+        assert entry["part_of"] or not names or 'class="hints"' in shown
+        assert "__stack_chk_fail" not in shown
+    assert any(entry["strings"] for entry in told)
+    assert max(shown.count("<code>") for shown in closed) <= 7
 
 
 HOSTILE = r"""

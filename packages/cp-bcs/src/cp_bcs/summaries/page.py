@@ -9,6 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 _STRONG = 0.5
 """Weight from which an instruction is highlighted."""
+_HINTS, _LONGEST_HINT = 6, 48
+_SAYS_NOTHING = "__stack_chk_fail"
 
 
 def render_page(report: Mapping[str, Any]) -> str:
@@ -23,8 +25,20 @@ def render_page(report: Mapping[str, Any]) -> str:
     environment.filters |= {"shown": _shown, "percent": lambda share: f"{100 * share:.0f} %"}
     named = {function["address"]: function["name"] for function in report["functions"]}
     return environment.get_template("summaries.html.j2").render(
-        report=report, counts=report["counts"], named=named, strong=_STRONG
+        report=report, counts=report["counts"], named=named, strong=_STRONG, hints=_hints
     )
+
+
+def _hints(function: Mapping[str, Any]) -> list[str]:
+    """What tells functions apart at a glance: the first strings, in quotes, then imported names."""
+    strings = [_cut(text) for text in function.get("strings", ()) if any(c.isalpha() for c in text)]
+    names = [name for name in function.get("imports", ()) if name != _SAYS_NOTHING]
+    kept = strings[: max(_HINTS // 2, _HINTS - len(names))]
+    return [f'"{text}"' for text in kept] + names[: _HINTS - len(kept)]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_HINT else text[: _LONGEST_HINT - 1] + "…"
 
 
 def _shown(text: Any) -> str:
