@@ -317,5 +317,14 @@ def test_groups_of_arrays_share_a_plot(record: RunRecord) -> None:
     assert len(plots[2].svg) < 60_000, "a long array is thinned"
 
 
+def test_arrays_with_steps_are_drawn_against_them(record: RunRecord) -> None:
+    arrays = {"squeezing/step": [7.0, 20.0, 40.0], "squeezing/size": [1.0, 0.8, 0.5], "squeezing/odd": [1.0]}
+    stepped = record.model_copy(update={"trials": [trial("lfa", 0, 0.5, arrays=arrays)]})
+    (plot,) = array_plots(stepped, "p")
+    assert plot.title == "lfa: squeezing, size"
+    assert "optimizer step" in plot.svg
+    assert ">40<" in plot.svg, "the axis counts steps"
+
+
 def test_durations() -> None:
     assert [format_duration(s) for s in (0.04, 8.44, 720, 12_600)] == ["< 0.1 s", "8.4 s", "12 min", "3.5 h"]

@@ -32,6 +32,8 @@ STYLES = ("-", "--", ":", "-.")
 SKIPPED_SERIES = ("learning_rate", "grad_norm", "epoch")
 MAX_POINTS = 300
 """Points of a line that are drawn: more would show nothing at this size."""
+STEP = "step"
+"""The array of a group that the others are drawn against."""
 MAX_LINES = 8
 """Arrays in one plot."""
 MAX_PLOTS = 8
@@ -83,7 +85,10 @@ def series_plots(record: RunRecord, prefix: str) -> list[Plot]:
 
 
 def array_plots(record: RunRecord, prefix: str) -> list[Plot]:
-    """One plot per arm and group of arrays, from its first seed; logarithmic where values span decades."""
+    """One plot per arm and group of arrays, from its first seed; logarithmic where values span decades.
+
+    A group with an array ``step`` gets one plot for each of its other arrays, drawn against the steps.
+    """
     plots = []
     for arm in arm_names(record):
         trial = next((trial for trial in record.final(arm) if trial.arrays), None)
@@ -94,7 +99,13 @@ def array_plots(record: RunRecord, prefix: str) -> list[Plot]:
         for group, arrays in groups.items():
             title = f"{arm}: {group}" if group else f"{arm}: {_common_words(list(arrays))}"
             seed = trial.seed if trial else 0
-            plots.append(_array_plot(title, arrays, seed, f"{prefix}-arrays{len(plots)}"))
+            steps = arrays.get(STEP)
+            parts = [(title, arrays)]
+            if steps is not None:
+                named = {label: values for label, values in arrays.items() if len(values) == len(steps)}
+                parts = [(f"{title}, {label}", {label: named[label]}) for label in named if label != STEP]
+            for name, part in parts:
+                plots.append(_array_plot(name, part, seed, f"{prefix}-arrays{len(plots)}", steps))
     return plots[:MAX_PLOTS]
 
 
@@ -152,19 +163,23 @@ def _series_plot(record: RunRecord, name: str, prefix: str) -> Plot:
     return Plot(f"{name} while training", caption, _render(figure, prefix, f"{name} by step: {'; '.join(ends)}."))
 
 
-def _array_plot(title: str, arrays: dict[str, list[float]], seed: int, prefix: str) -> Plot:
+def _array_plot(
+    title: str, arrays: dict[str, list[float]], seed: int, prefix: str, steps: Sequence[float] | None
+) -> Plot:
     figure, axes = _new_figure(2.7)
     shown = dict(list(arrays.items())[:MAX_LINES])
     for number, (label, values) in enumerate(shown.items()):
-        points = list(enumerate(values, start=1))
+        places = range(1, len(values) + 1) if steps is None else steps
+        points = list(zip(places, values, strict=True))
         axes.plot(
             *_thinned(points), color=_colour(number), linestyle=_style(number), linewidth=1.6, label=label,
             marker="." if len(points) <= 40 else None,
         )  # fmt: skip
     _scale_y(axes, [value for values in shown.values() for value in values])
     axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_xlabel("index")
-    _add_legend(axes)
+    axes.set_xlabel("index" if steps is None else "optimizer step")
+    if steps is None:
+        _add_legend(axes)
     left_out = len(arrays) - len(shown)
     caption = f"Seed {seed}." + (f" {left_out} further arrays stand in the record." if left_out else "")
     ranges = "; ".join(
@@ -213,7 +228,7 @@ def _add_legend(axes: Axes) -> None:
         axes.legend(loc="best", frameon=False, fontsize=8.5, labelcolor=INK)
 
 
-def _thinned(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+def _thinned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     stride = max(1, -(-len(points) // MAX_POINTS))
     kept = list(points[::stride])
     if points and kept[-1] != points[-1]:
