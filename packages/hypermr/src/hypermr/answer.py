@@ -22,9 +22,8 @@ from hypermr.hypergraph.hyperedges import Hyperedge, Hypergraphs
 from hypermr.hypergraph.walks import Walk, WalkRules
 from hypermr.model import AnswerModel
 from mpo_core.errors import InputFileError
-from mpo_core.repro.atomic import new_folder, write_json_atomic
+from mpo_core.repro.atomic import write_json_atomic
 from mpo_core.repro.config import StrictModel
-from mpo_core.repro.jobs import refuse_existing
 from mpo_core.repro.reading import validation_sentence
 from mpo_core.repro.tasks.task import read_utf8
 
@@ -159,12 +158,8 @@ class Answerer:
             self.model.train(training)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `load_answerer` reads: weights, configuration, and the knowledge base.
-
-        Raises:
-            UsageError: the folder exists.
-        """
-        refuse_existing(folder)
+        """Write into a folder what `load_answerer` reads: weights, configuration, and the knowledge base."""
+        folder.mkdir(parents=True, exist_ok=True)
         kb = self.kb
         content = {
             "model": self.model.config.model_dump(mode="json"),
@@ -179,10 +174,9 @@ class Answerer:
             "relations": list(kb.relations),
             "edges": [[list(edge) for edge in outgoing] for outgoing in kb.edges],
         }
-        with new_folder(folder) as made:
-            save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, made / WEIGHTS)
-            write_json_atomic(made / CONFIG, content)
-            write_json_atomic(made / KNOWLEDGE, known)
+        save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, folder / WEIGHTS)
+        write_json_atomic(folder / CONFIG, content)
+        write_json_atomic(folder / KNOWLEDGE, known)
 
 
 class _SavedConfig(StrictModel):

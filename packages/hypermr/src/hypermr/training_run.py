@@ -10,7 +10,7 @@ from hypermr.config import DataConfig, ModelConfig
 from hypermr.evaluate import Judged, SplitReport, judge, report_split
 from hypermr.train import load_parts, new_answerer, train
 from mpo_core.errors import DivergedError
-from mpo_core.repro.atomic import write_json_atomic
+from mpo_core.repro.atomic import new_folder, write_json_atomic
 from mpo_core.repro.config import StrictModel, TrainingConfig
 from mpo_core.repro.jobs import unfinished
 
@@ -88,6 +88,7 @@ def train_into(job: TrainJob, out: Path, on_progress: Callable[[int, int], None]
             split=report_split(parts.train, parts.test),
             resumed_from=fitted.resumed_from,
         )
-        answerer.save(out)
-        write_json_atomic(out / REPORT, {"job": job.model_dump(mode="json"), **asdict(result)})
+        with new_folder(out) as place:
+            answerer.save(place)
+            write_json_atomic(place / REPORT, {"job": job.model_dump(mode="json"), **asdict(result)})
     return result
