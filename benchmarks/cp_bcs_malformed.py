@@ -129,6 +129,7 @@ def main() -> None:
     print("\n".join(goal.line() for goal in goals))
     record: dict[str, Any] = {
         "smoke": arguments.smoke,
+        "clock": "wall time of each file in its worker",
         "files": count,
         "builds": names,
         "outcomes": {kind: dict(found) for kind, found in outcomes.items()},
