@@ -1,8 +1,8 @@
 """Thousands of damaged ELF files, each read by cp-bcs as a sound one would be: what comes of it, how long, how big.
 
 The files are the package's own C sources, built for x64, x86 and ARM (A32 and Thumb), and damaged in eight ways. Each
-is either read, as far as that goes, or refused with one sentence. A file that takes longer than the limit ends its
-worker and counts as a hang.
+is either read, as far as that goes, or refused with one sentence. A file that takes longer than
+`WAIT_SECONDS` ends its worker and counts as a hang.
 """
 
 from __future__ import annotations

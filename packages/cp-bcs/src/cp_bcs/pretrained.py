@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cp_bcs.method.encoders import Memory, at_least_one
-from mpo_core.errors import InputFileError, UsageError
+from mpo_core.errors import UsageError
 from mpo_core.repro.batches import SortedBatches, padded
 from mpo_core.repro.config import TrainingConfig
 from mpo_core.repro.models import build_model, load_model, load_tokenizer
@@ -137,10 +137,7 @@ class Translator:
         Raises:
             InputFileError: it is none, or cannot be read.
         """
-        model = load_model(name, "seq2seq", seed=seed)
-        if not model.can_generate():
-            raise InputFileError(f"{name} cannot write: expected a seq2seq checkpoint, such as T5's.")
-        return cls(model, load_tokenizer(name))
+        return cls(load_model(name, "seq2seq", seed=seed), load_tokenizer(name))
 
     def learn(
         self,

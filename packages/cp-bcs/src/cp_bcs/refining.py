@@ -152,7 +152,7 @@ class NetworkRefiner:
         return [next(texts) if pair.pseudo else None for pair in pairs]
 
     def save(self, folder: Path) -> None:
-        """Write a new folder, which `load` reads."""
+        """Write a new folder, which `load_refiner` reads."""
         save_network(folder, self.encoder, self.network)
 
 
