@@ -13,6 +13,7 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cp_bcs.binary.exploring import Explorer
 from cp_bcs.binary.facts import find_facts
 from cp_bcs.binary.flow_graph import EdgeType
 from cp_bcs.binary.functions import Function
@@ -74,6 +75,23 @@ def test_without_unwind_tables_functions_are_found_by_their_code(build: Build) -
     program = Program.read(twins.stripped)
     found = judge_discovery(program.functions, read_image(twins.unstripped))
     assert found.starts >= 0.98
+
+
+def test_what_was_tried_before_does_not_change_what_is_sound(twins: Twins) -> None:
+    program = Program.read(twins.stripped)
+    thumb = any(function.thumb for function in program.functions)
+    region = program.image.region_at(program.functions[0].address)
+    assert region is not None
+    trying, alone = (Explorer(program.disassembler, program.stubs) for _ in range(2))
+    verdicts: list[bool] = []
+    for place in range(
+        region.start, region.start + 1500, 2 if thumb else 4 if program.image.architecture == "arm" else 1
+    ):
+        limit = next((f.address for f in program.functions if f.address > place), region.end)
+        found = alone.explore(place, thumb, limit)
+        verdicts.append(trying.is_sound(place, thumb, limit))
+        assert verdicts[-1] == (found.sound and bool(found.instructions)), hex(place)
+    assert 0 < sum(verdicts) < len(verdicts)
 
 
 @pytest.mark.parametrize("path", SYSTEM, ids=lambda path: path.name)

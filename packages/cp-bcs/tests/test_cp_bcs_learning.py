@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cp_bcs.config import DecodingConfig, ModelConfig
 from cp_bcs.data.pairs import Pair
@@ -17,8 +19,9 @@ from cp_bcs.encoding import Encoder
 from cp_bcs.evaluate import judge_summaries
 from cp_bcs.learned import Learned
 from cp_bcs.learning import learn
+from cp_bcs.metrics import sentence_bleu
 from cp_bcs.metrics import words as sentence_words
-from cp_bcs.minimum_risk import least_risk
+from cp_bcs.minimum_risk import Ballot, Weighting, least_risk, weightings
 from cp_bcs.model import SummaryNetwork
 from cp_bcs.refining import learn_refiner, load_refiner, recovered
 from cp_bcs.retrieval import Index
@@ -256,6 +259,58 @@ def test_least_risk_is_the_candidate_that_agrees_with_the_others() -> None:
     assert (best, expected) == (3, 1.0)
 
 
+VOICES = st.lists(
+    st.tuples(st.lists(st.sampled_from("abcde"), min_size=1, max_size=6).map(tuple), st.floats(0, 1)), max_size=5
+)
+
+
+@given(near=VOICES, written=VOICES, first=VOICES, second=VOICES, by=st.sampled_from(weightings()))
+@settings(max_examples=150, deadline=None)
+def test_a_ballot_is_the_least_risk_of_all_voices(near: Any, written: Any, first: Any, second: Any, by: Any) -> None:
+    kinds = [(written, 1, by.trust), (near, by.power, 1.0), (first, 1, by.shared), (second, 1, by.shared)]
+    votes: list[tuple[Any, float]] = []
+    for voices, power, total in kinds:
+        whole = sum(count**power for _, count in voices)
+        votes += [(sentence, total * count**power / whole) for sentence, count in voices if whole]
+    choice = Ballot(near, written, (first, second)).choose(by)
+    if not any(weight for _, weight in votes):
+        assert choice is None
+        return
+    assert choice is not None
+    # Of nearly equal ones either may be taken.
+    sentences, weights = zip(*votes, strict=True)
+    assert choice[1] == pytest.approx(least_risk(sentences, weights)[1], abs=1e-9)
+    assert choice[1] == pytest.approx(expected_bleu(choice[0], sentences, weights), abs=1e-9)
+
+
+def expected_bleu(made: Any, sentences: Any, weights: Any) -> float:
+    return sum(w * sentence_bleu(made, each) for each, w in zip(sentences, weights, strict=True)) / sum(weights)
+
+
+def test_the_weighting_is_the_one_that_does_best_on_the_dev_part(tmp_path: Path) -> None:
+    decoding = DecodingConfig(beams=2, consensus=True, tuned=True)
+    learned = learnt(tmp_path, decoding, sources=("code", "neighbours"), contrast=10.0)
+    chosen = learned.decoding.weighting
+    assert chosen in weightings()
+
+    def on_dev(weighting: Weighting) -> float:
+        learned.decoding = decoding.model_copy(update=weighting._asdict())
+        said = learned.sentences(SPLIT.dev)
+        assert said == [draft.sentence for draft in learned.summarize(SPLIT.dev)]
+        return judge_summaries(said, [pair.sentence for pair in SPLIT.dev]).bleu
+
+    best = on_dev(chosen)
+    others = [on_dev(Weighting(power, trust, shared)) for power, trust, shared in ((1, 0.25, 0), (64, 1, 1), (4, 1, 1))]
+    assert all(best >= other - 1e-12 for other in others)
+
+
+def test_without_a_dev_part_the_weighting_stays() -> None:
+    network, encoder = untrained()
+    learned = Learned(encoder, network, None, DecodingConfig(consensus=True, tuned=True))
+    learned.tune_decoding([])
+    assert learned.decoding.weighting == Weighting()
+
+
 # -- the refiner ---------------------------------------------------------------------------------------------------
 
 
@@ -273,8 +328,8 @@ def test_a_refiner_writes_names_that_the_stripped_code_lacks(tmp_path: Path) -> 
 
 def test_without_pseudo_code_there_is_nothing_to_learn_from(tmp_path: Path) -> None:
     bare = replace(SPLIT, train=tuple(replace(pair, pseudo=None, pseudo_twin=None) for pair in SPLIT.train))
-    for settings in ({"sources": ("pseudo",)}, {"sources": ("pseudo",), "refined": True}):
-        config = ModelConfig(**{**TINY, **settings})
+    for wanted in ({"sources": ("pseudo",)}, {"sources": ("pseudo",), "refined": True}):
+        config = ModelConfig(**{**TINY, **wanted})
         with pytest.raises(UsageError, match="--pseudo"):
             learn(config, DecodingConfig(), bare, TRAINING, learning_rate=1e-3, seed=0, folder=tmp_path)
 

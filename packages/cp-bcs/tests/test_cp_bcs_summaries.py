@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cp_bcs.baselines import BASELINES
+from cp_bcs.baselines import BASELINES, consensus
 from cp_bcs.config import DataConfig
 from cp_bcs.data.loading import load_split
 from cp_bcs.data.pairs import Pair, write_pairs
@@ -174,6 +174,19 @@ def test_baselines_say_one_sentence_for_each_function() -> None:
     assert set(BASELINES["most-common"](often, asked, 0)) == {train[5].sentence}
     assert BASELINES["nearest"](train, train[:7], 0) == [p.sentence for p in train[:7]]
     assert BASELINES["random"](train, asked, 1) != BASELINES["random"](train, asked, 2)
+
+
+def test_the_dev_part_says_how_much_nearer_functions_count() -> None:
+    train, dev, asked = KNOWN[:80], KNOWN[80:100], KNOWN[100:]
+
+    def score(said: list[str], written: list[Pair]) -> float:
+        return judge_summaries(said, [pair.sentence for pair in written]).bleu
+
+    # Judged on the functions that decide, no fixed power can be better.
+    best = score(consensus(train, dev, 0, dev), dev)
+    assert best >= score(consensus(train, dev, 0), dev)
+    assert best >= score(BASELINES["nearest"](train, dev, 0), dev) - 0.02
+    assert len(consensus(train, asked, 0, dev)) == len(asked)
 
 
 def test_corpora_come_from_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from cp_bcs.data.pairs import Pair
-from cp_bcs.retrieval import Index
-from cp_bcs.summaries.consensus import NEIGHBOURS, agree
+from cp_bcs.metrics import words
+from cp_bcs.minimum_risk import Ballot, Weighting, best_weighting, weightings
+from cp_bcs.retrieval import Index, Neighbour
+from cp_bcs.summaries.consensus import NEIGHBOURS
 
 Summarizer = Callable[[Sequence[Pair], Sequence[Pair], int], list[str]]
 """(train, asked, seed) -> a sentence for each function that was asked for."""
@@ -38,11 +40,31 @@ def nearest_code(train: Sequence[Pair], asked: Sequence[Pair], seed: int) -> lis
     return [found[0].pair.sentence for found in Index(train, texts=False).search(asked, k=1)]
 
 
-def consensus(train: Sequence[Pair], asked: Sequence[Pair], seed: int) -> list[str]:
-    """The comment that the nearest training functions agree on; the nearest one's where nothing is similar at all."""
-    heard = Index(train).search(asked, k=NEIGHBOURS)
-    chosen = (agree(neighbours)[0] or neighbours[0] for neighbours in heard)
-    return [neighbour.pair.sentence for neighbour in chosen]
+def consensus(train: Sequence[Pair], asked: Sequence[Pair], seed: int, dev: Sequence[Pair] = ()) -> list[str]:
+    """The comment that the nearest training functions agree on; the nearest one's where nothing is similar at all.
+
+    Args:
+        train: functions to copy from.
+        asked: functions to summarise.
+        seed: not used.
+        dev: functions that decide how much nearer ones count; without them it is `Weighting`'s power.
+    """
+    index = Index(train)
+    by = Weighting()
+    if dev:
+        references = [tuple(words(pair.sentence)) for pair in dev]
+        by = best_weighting([_ballot(heard) for heard in _heard(index, dev)], references, weightings(False, False))
+    sentences = {tuple(words(pair.sentence)): pair.sentence for pair in train}
+    chosen = ((_ballot(heard).choose(by), heard[0].pair.sentence) for heard in _heard(index, asked))
+    return [nearest if choice is None else sentences[choice[0]] for choice, nearest in chosen]
+
+
+def _heard(index: Index, asked: Sequence[Pair]) -> list[list[Neighbour]]:
+    return index.search(asked, k=NEIGHBOURS)
+
+
+def _ballot(heard: Sequence[Neighbour]) -> Ballot:
+    return Ballot([(tuple(words(each.pair.sentence)), each.similarity) for each in heard])
 
 
 BASELINES: Mapping[str, Summarizer] = {

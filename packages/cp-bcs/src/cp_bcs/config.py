@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from cp_bcs.binary.image import Architecture
 from cp_bcs.data.compiling import Optimization
+from cp_bcs.minimum_risk import Weighting
 from mpo_core.repro.config import ArmConfig, StrictModel, StudyConfig, TrainingConfig
 
 
@@ -145,7 +146,9 @@ class DecodingConfig(StrictModel):
         neighbours: known functions that are heard: so many by the index and, where the network has a shared space, by
             the function's distance and by the sentence's.
         power: of the similarities of the index.
-        trust: what the network's sentences weigh together; the neighbours of each kind weigh 1 together.
+        trust: what the network's sentences weigh together; the neighbours of the index weigh 1 together.
+        shared: what the neighbours of each kind of the shared space weigh together.
+        tuned: power, trust and share are chosen on the dev part (`cp_bcs.minimum_risk.weightings`).
     """
 
     beams: int = Field(default=4, ge=1)
@@ -153,6 +156,13 @@ class DecodingConfig(StrictModel):
     neighbours: int = Field(default=20, ge=1)
     power: float = Field(default=4.0, ge=0)
     trust: float = Field(default=1.0, gt=0)
+    shared: float = Field(default=1.0, ge=0)
+    tuned: bool = False
+
+    @property
+    def weighting(self) -> Weighting:
+        """How much the voices count."""
+        return Weighting(self.power, self.trust, self.shared)
 
 
 Summarizer = Literal["most-common", "random", "nearest", "nearest-code", "consensus", "network", "seq2seq"]

@@ -12,7 +12,7 @@ from cp_bcs.data.pairs import Pair
 from cp_bcs.decoding import Hypothesis, looked_at, write
 from cp_bcs.encoding import Encoded, Encoder
 from cp_bcs.metrics import words as sentence_words
-from cp_bcs.minimum_risk import least_risk
+from cp_bcs.minimum_risk import Ballot, Words, best_weighting, weightings
 from cp_bcs.model import SummaryNetwork
 from cp_bcs.refining import Refiner, load_refiner, with_pseudo
 from cp_bcs.retrieval import Index, Neighbour
@@ -87,47 +87,75 @@ class Learned:
 
     def summarize(self, functions: Sequence[Pair]) -> list[Draft]:
         """A draft for each function; see `Summarizer`."""
-        self.network.eval()
-        if self.refiner is not None:
-            functions = with_pseudo(functions, self.refiner.refine(functions))
-        rows, near = self.encode(functions)
-        written = write(self.network, self.encoder, rows, beams=self.decoding.beams)
-        close: list[tuple[list[Weighted], ...]] = [() for _ in rows]
-        if self.vectors is not None and self.decoding.consensus and rows:
-            placed = place(self.network, self.encoder, rows)
-            close = [*self.vectors.near(self.network, placed, self.decoding.neighbours)]
+        functions, rows, near, written = self._write(functions)
+        chosen = [(sentences[0].words, math.exp(sentences[0].likelihood)) for sentences in written]
+        if self.decoding.consensus:
+            chosen = self._chosen(self._ballots(rows, near, written), written)
         shown = near  # as evidence, known functions without a sentence count, too
         if self.index is not None and not self.index.all_documented:
             shown = self.index.search(functions, SHOWN)
         drafts: list[Draft] = []
-        for row, sentences, heard, closest, seen in zip(rows, written, near, close, shown, strict=True):
-            words, score = list(sentences[0].words), math.exp(sentences[0].likelihood)
-            if self.decoding.consensus:
-                words, score = self._agreed(sentences, heard[: self.decoding.neighbours], closest)
+        for row, (words, score), heard, seen in zip(rows, chosen, near, shown, strict=True):
             source = next(iter((*heard, *seen)), None)
-            highlights = self._highlights(row, words)
-            drafts.append(Draft(sentence_of(words), score, highlights, source, tuple(seen[:SHOWN])))
+            drafts.append(Draft(sentence_of(words), score, self._highlights(row, words), source, tuple(seen[:SHOWN])))
         return drafts
 
-    def _agreed(
-        self, written: list[Hypothesis], near: list[Neighbour], close: Sequence[list[Weighted]]
-    ) -> tuple[list[str], float]:
-        """The words of the least risk, and their expected BLEU."""
-        power, trust = self.decoding.power, self.decoding.trust
-        kinds = [
-            ([(list(each.words), math.exp(each.likelihood)) for each in written if each.words], trust),
-            ([(sentence_words(each.pair.sentence), max(each.similarity, 0.0) ** power) for each in near], 1.0),
-            *(([(sentence_words(pair.sentence), share) for pair, share in kind], 1.0) for kind in close),
+    def sentences(self, functions: Sequence[Pair]) -> list[str]:
+        """The sentences of `summarize` alone, which takes less time."""
+        _, rows, near, written = self._write(functions)
+        if not self.decoding.consensus:
+            return [sentence_of(sentences[0].words) for sentences in written]
+        return [sentence_of(words) for words, _ in self._chosen(self._ballots(rows, near, written), written)]
+
+    def tune_decoding(self, dev: Sequence[Pair]) -> None:
+        """Choose power, trust and share of the sentence of least risk by functions that nothing was learned from.
+
+        Args:
+            dev: documented functions; with none nothing changes.
+        """
+        if not dev:
+            return
+        _, rows, near, written = self._write(dev)
+        best = best_weighting(
+            self._ballots(rows, near, written),
+            [tuple(sentence_words(pair.sentence)) for pair in dev],
+            weightings(shared=self.vectors is not None),
+        )
+        self.decoding = self.decoding.model_copy(update=best._asdict())
+
+    def _write(
+        self, functions: Sequence[Pair]
+    ) -> tuple[Sequence[Pair], list[Encoded], list[list[Neighbour]], list[list[Hypothesis]]]:
+        """The functions as the network reads them, as numbers, their neighbours, and the sentences of the beams."""
+        self.network.eval()
+        if self.refiner is not None:
+            functions = with_pseudo(functions, self.refiner.refine(functions))
+        rows, near = self.encode(functions)
+        return functions, rows, near, write(self.network, self.encoder, rows, beams=self.decoding.beams)
+
+    def _ballots(
+        self, rows: list[Encoded], near: list[list[Neighbour]], written: list[list[Hypothesis]]
+    ) -> list[Ballot]:
+        """All that may be right of each function."""
+        close: list[tuple[list[Weighted], ...]] = [() for _ in rows]
+        if self.vectors is not None and rows:
+            placed = place(self.network, self.encoder, rows)
+            close = [*self.vectors.near(self.network, placed, self.decoding.neighbours)]
+        return [
+            Ballot(
+                near=[(_said(each.pair), each.similarity) for each in heard[: self.decoding.neighbours]],
+                written=[(each.words, math.exp(each.likelihood)) for each in sentences if each.words],
+                shared=[[(_said(pair), share) for pair, share in kind] for kind in closest],
+            )
+            for heard, closest, sentences in zip(near, close, written, strict=True)
         ]
-        votes: list[tuple[list[str], float]] = []
-        for heard, total in kinds:
-            whole = math.fsum(weight for _, weight in heard)
-            votes += [(words, total * weight / whole) for words, weight in heard if whole]
-        if not votes:
-            return list(written[0].words), 0.0
-        candidates, weights = zip(*votes, strict=True)
-        best, expected = least_risk(candidates, weights)
-        return candidates[best], expected
+
+    def _chosen(self, ballots: list[Ballot], written: list[list[Hypothesis]]) -> list[tuple[Words, float]]:
+        """The words of the least risk, and their expected BLEU."""
+        by = self.decoding.weighting
+        return [
+            ballot.choose(by) or (sentences[0].words, 0.0) for ballot, sentences in zip(ballots, written, strict=True)
+        ]
 
     def _highlights(self, row: Encoded, words: Sequence[str]) -> tuple[float, ...]:
         """How much the network looked at each instruction while it wrote a sentence, the most looked at 1."""
@@ -171,3 +199,7 @@ class Learned:
         if index is not None and network.config.contrast:
             vectors = KnownVectors.load(folder / "vectors.safetensors", index.pairs)
         return cls(encoder, network, index, decoding, refiner, vectors)
+
+
+def _said(pair: Pair) -> Words:
+    return tuple(sentence_words(pair.sentence))

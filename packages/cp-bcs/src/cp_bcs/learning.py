@@ -41,7 +41,7 @@ def learn(
     Args:
         model: sizes and forms.
         decoding: how sentences are chosen.
-        split: what to learn from; its dev part is looked at by ``variant: released`` alone.
+        split: what to learn from; its dev part is looked at by ``variant: released``, and by decoding that is tuned.
         training: epochs, schedule, batches.
         learning_rate: peak.
         seed: of weights, order and dropout.
@@ -75,6 +75,8 @@ def learn(
     )
     if index is not None and fitted.status == "completed":
         learned.use_index(index, refined=True)
+    if decoding.consensus and decoding.tuned and fitted.status == "completed":
+        learned.tune_decoding(split.dev)
     return learned, fitted
 
 

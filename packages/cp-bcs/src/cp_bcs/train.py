@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
-from cp_bcs.baselines import BASELINES
+from cp_bcs.baselines import BASELINES, consensus
 from cp_bcs.binary.program import Program
 from cp_bcs.binary.reading import read_image
 from cp_bcs.config import Arm, Config
 from cp_bcs.data.compiling import build_embedded
 from cp_bcs.data.loading import load_split
-from cp_bcs.data.pairs import Pair
 from cp_bcs.data.splits import Split
 from cp_bcs.decompile.discovery import find_functions_with_angr
 from cp_bcs.evaluate import judge_discovery, judge_summaries
@@ -68,22 +66,28 @@ def _summarize(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
         raise UsageError(f"arm {trial.arm!r} has no summarizer.")
     split = load_split(config.data_of(trial.arm), trial.seed)
     asked = split.dev if trial.split == "select" else split.test
-    if trial.learning_rate is None:
-        return _judged(trial, config, split, BASELINES[name](split.train, asked, trial.seed))
     model, decoding = config.model_of(trial.arm), config.decoding_of(trial.arm)
+    if trial.learning_rate is None:
+        tuned = name == "consensus" and decoding.tuned
+        baseline = partial(consensus, dev=split.dev) if tuned else BASELINES[name]
+        return _judged(trial, config, split, baseline(split.train, asked, trial.seed))
     chosen: _Chosen = {"learning_rate": trial.learning_rate, "seed": trial.seed, "folder": folder}
     checkpoint = config.arms[trial.arm].checkpoint
+    learned: Learned | None = None
     if checkpoint is not None:
         translator, fitted = learn_translator(checkpoint, model, split.train, config.training, **chosen)
         network, summaries = translator.model, partial(translate, translator, model, asked, decoding.beams)
     else:
         learned, fitted = learn(model, decoding, split, config.training, **chosen)
-        network, summaries = learned.network, partial(_sentences, learned, asked)
+        network, summaries = learned.network, partial(learned.sentences, asked)
     counts = count_parameters(network)
     parameters = ParameterCount(total=counts.total, trained=counts.trained)
     if fitted.status == "diverged":
         return TrialOutcome(status="diverged", parameters=parameters, series=fitted.series)
     outcome = _judged(trial, config, split, summaries())
+    if learned is not None and learned.decoding.tuned:
+        for key, value in learned.decoding.weighting._asdict().items():
+            outcome.metrics[key] = Measurement(value=value, n=len(split.dev), split="select")
     return outcome.model_copy(update={"parameters": parameters, "series": fitted.series})
 
 
@@ -91,10 +95,6 @@ class _Chosen(TypedDict):
     learning_rate: float
     seed: int
     folder: Path
-
-
-def _sentences(learned: Learned, pairs: Sequence[Pair]) -> list[str]:
-    return [draft.sentence for draft in learned.summarize(pairs)]
 
 
 def _judged(trial: Trial, config: Config, split: Split, summaries: list[str]) -> TrialOutcome:

@@ -44,7 +44,10 @@ def train_job(
                 "corpora": digests(corpora),
                 "split": split,
                 "model": network,
-                "decoding": {"consensus": "neighbours" in network["sources"]},
+                "decoding": {
+                    "consensus": "neighbours" in network["sources"],
+                    "tuned": "neighbours" in network["sources"],
+                },
                 "training": {**training, "weight_decay": 0.0, "max_grad_norm": 5.0},
                 "learning_rate": learning_rate,
                 "seed": seed,

@@ -7,6 +7,7 @@ end. On ARM constants and jump tables lie in between, and extents are not known:
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cp_bcs.binary.instructions import BAD, Disassembler, Flow, Instruction
@@ -66,6 +67,7 @@ class Explorer:
         self.disassembler = disassembler
         self.image = disassembler.image
         self._ends_here = {address for address, name in stubs.all().items() if name in NEVER_RETURN}
+        self._lost: dict[tuple[int, bool], int] = {}
 
     def explore(self, start: int, thumb: bool, limit: int) -> Explored:
         """Follow control from a function's start.
@@ -76,31 +78,69 @@ class Explorer:
             limit: address of the next function's start; jumps beyond leave the function.
         """
         found = Explored(end=start)
+        for _ in self._runs(found, start, thumb, limit):
+            pass
+        return found
+
+    def is_sound(self, start: int, thumb: bool, limit: int) -> bool:
+        """Whether all that is reached from a place is code: `Explored.sound` of `explore`, and not nothing.
+
+        Ends with the first run of instructions that runs into something else, and remembers it: what falls into the
+        same run later is not code, either. So trying one place after the other does not decode the same bytes again and
+        again.
+
+        Args:
+            start: as for `explore`.
+            thumb: likewise.
+            limit: likewise; between two calls starts may have been added, but none taken away.
+        """
+        found = Explored(end=start)
+        for run in self._runs(found, start, thumb, limit, remember=True):
+            if not found.sound:
+                self._lost.update(((instruction.address, thumb), found.end) for instruction in run)
+                return False
+        return bool(found.instructions)
+
+    def _runs(
+        self, found: Explored, start: int, thumb: bool, limit: int, remember: bool = False
+    ) -> Iterator[list[Instruction]]:
+        """Explore one run of instructions after the other."""
         waiting = [start]
         while waiting and len(found.instructions) < MOST_INSTRUCTIONS:
             place = waiting.pop()
             if place not in found.instructions:
-                self._run(found, place, start, thumb, limit, waiting)
-        return found
+                yield self._run(found, place, (start, limit), thumb, waiting, remember)
 
-    def _run(self, found: Explored, place: int, start: int, thumb: bool, limit: int, waiting: list[int]) -> None:
+    def _run(
+        self, found: Explored, place: int, within: tuple[int, int], thumb: bool, waiting: list[int], remember: bool
+    ) -> list[Instruction]:
         """Decode from a place until control goes elsewhere for good, or where it has been already."""
-        before: list[Instruction] = []
-        for instruction in self.disassembler.sweep(place, max(0, limit - place), thumb):
+        run: list[Instruction] = []
+        for instruction in self.disassembler.sweep(place, max(0, within[1] - place), thumb):
             address = instruction.address
             if address in found.instructions or address in found.literals:
-                return
-            if instruction.mnemonic == BAD:
+                return run
+            if instruction.mnemonic == BAD or (remember and self._falls_into_lost(found, address, thumb)):
                 found.sound = False
-                return
+                return run
             found.instructions[address] = instruction
             found.end = max(found.end, instruction.end)
             if self.image.architecture == "arm":
                 self._note_literal(found, instruction, thumb)
-            if not self._follow(found, before, instruction, (start, limit), thumb, waiting):
-                return
-            before.append(instruction)
+            goes_on = self._follow(found, run, instruction, within, thumb, waiting)
+            run.append(instruction)
+            if not goes_on:
+                return run
         found.sound = False
+        return run
+
+    def _falls_into_lost(self, found: Explored, address: int, thumb: bool) -> bool:
+        """Whether an instruction is known to run into what is no code, with no constant before that."""
+        end = self._lost.get((address, thumb))
+        if end is None or any(address <= literal <= end for literal in found.literals):
+            return False
+        found.end = max(found.end, end)
+        return True
 
     def _follow(
         self,

@@ -230,8 +230,7 @@ class _Search:
             first = self.disassembler.at(place, thumb)
             if not (first.mnemonic.startswith(("push", "endbr", "stmdb")) or "lr, [sp" in first.operands):
                 return False
-        found = self.explorer.explore(place, thumb, self._next(place, region.end))
-        if not found.sound or not found.instructions:
+        if not self.explorer.is_sound(place, thumb, self._next(place, region.end)):
             return False
         return self._add(place, _Start("gap", 0, thumb))
 
