@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,16 @@ from torch import Tensor, nn
 from mpo_core import UsageError
 from mpop.config import Squeeze
 from mpop.narrowing import Narrowing, SqueezingState
-from mpop.squeezing import Squeezable, bond_maps, bond_spectra, cut_until, leading_maps, squeezed_bonds
+from mpop.squeezing import (
+    BondFactors,
+    Squeezable,
+    bond_factors,
+    bond_maps,
+    bond_spectra,
+    cut_until,
+    leading_maps,
+    squeezed_bonds,
+)
 
 Measure = Callable[[], float]
 
@@ -131,19 +141,22 @@ class DimensionSqueezing(SqueezingState[Squeeze]):
             made += 1
             return False
 
-        make = leading_maps if config.spectra == "initial" else bond_maps
-        for name, bonds in cut_until(self._squeezables(), enough, config.order, config.bonds)[0].items():
+        initial = config.spectra == "initial"
+        factors = {} if initial else {name: bond_factors(self._narrowing.cores(name)) for name in self.bonds}
+        for name, bonds in cut_until(self._squeezables(factors), enough, config.order, config.bonds)[0].items():
+            make = leading_maps if initial else partial(bond_maps, factors=factors[name])
             self._narrowing.narrow(name, bonds, optimizer, make)
         return made
 
-    def _squeezables(self) -> dict[str, Squeezable]:
+    def _squeezables(self, factors: Mapping[str, Sequence[BondFactors]]) -> dict[str, Squeezable]:
+        """What is cut; without factors, by the spectra before training."""
         found: dict[str, Squeezable] = {}
         for name, shape in self._narrowing.shapes.items():
             if self._config.spectra == "initial":
                 bonds = self.bonds[name]
                 spectra = [values[:bond] for values, bond in zip(self._initial[name], bonds, strict=True)]
             else:
-                spectra = bond_spectra(self._narrowing.cores(name))
+                spectra = bond_spectra(self._narrowing.cores(name), factors[name])
             found[name] = Squeezable(shape, spectra)
         return found
 

@@ -167,7 +167,21 @@ class BondMap(NamedTuple):
     outer: Float[Tensor, "bond kept"]
 
 
-def bond_maps(cores: Sequence[Core], bonds: Sequence[int]) -> list[BondMap | None]:
+class BondFactors(NamedTuple):
+    """The triangles of the cores left and right of a bond, whose product has the bond's Schmidt values; float64.
+
+    Attributes:
+        left: of shape (r, bond).
+        right: (bond, r').
+    """
+
+    left: Float[Tensor, "r bond"]
+    right: Float[Tensor, "bond s"]
+
+
+def bond_maps(
+    cores: Sequence[Core], bonds: Sequence[int], factors: Sequence[BondFactors] | None = None
+) -> list[BondMap | None]:
     """The maps that cut bonds best, each for what the cores are now and whatever their gauge; None where none is cut.
 
     With QR factors ``L`` of the cores left of a bond and ``R`` of those right of it, the Schmidt values are the
@@ -178,6 +192,7 @@ def bond_maps(cores: Sequence[Core], bonds: Sequence[int]) -> list[BondMap | Non
     Args:
         cores: n cores.
         bonds: the n - 1 bonds wanted; none may be larger than it is.
+        factors: `bond_factors` of these cores, where they are known already.
 
     Raises:
         BondError: a bond that would grow, or is no positive number.
@@ -185,17 +200,16 @@ def bond_maps(cores: Sequence[Core], bonds: Sequence[int]) -> list[BondMap | Non
     present = [core.shape[-1] for core in cores[:-1]]
     if len(bonds) != len(present) or any(not 1 <= new <= old for new, old in zip(bonds, present, strict=True)):
         raise BondError(f"bonds {tuple(bonds)} do not cut {tuple(present)}; give as many, each from 1 to what it is.")
-    left, right = _factors(cores)
     maps: list[BondMap | None] = []
-    for k, (new, old) in enumerate(zip(bonds, present, strict=True)):
+    for (left, right), new, old in zip(factors or bond_factors(cores), bonds, present, strict=True):
         if new == old:
             maps.append(None)
             continue
-        u, values, vh = torch.linalg.svd(left[k] @ right[k], full_matrices=False)
+        u, values, vh = torch.linalg.svd(left @ right, full_matrices=False)
         kept = values[:new].sqrt()
         # A bond of a matrix of lower rank keeps directions of no weight.
         scale = torch.where(kept > kept[0] * 1e-8, 1 / kept, torch.zeros_like(kept)) if kept[0] > 0 else kept
-        inner, outer = right[k] @ vh[:new].T * scale, left[k].T @ u[:, :new] * scale
+        inner, outer = right @ vh[:new].T * scale, left.T @ u[:, :new] * scale
         maps.append(BondMap(_wide(inner, new), _wide(outer, new)))
     return maps
 
@@ -210,13 +224,34 @@ def leading_maps(cores: Sequence[Core], bonds: Sequence[int]) -> list[BondMap | 
     return maps
 
 
-def bond_spectra(cores: Sequence[Core]) -> list[Float[Tensor, " bond"]]:
-    """The Schmidt values of all bonds of the cores as they are, each as many as the bond is wide; float64."""
-    left, right = _factors(cores)
+def bond_spectra(cores: Sequence[Core], factors: Sequence[BondFactors] | None = None) -> list[Float[Tensor, " bond"]]:
+    """The Schmidt values of all bonds of the cores as they are, each as many as the bond is wide; float64.
+
+    Args:
+        cores: n cores.
+        factors: `bond_factors` of these cores, where they are known already.
+    """
     return [
-        _wide(torch.linalg.svdvals(own @ other)[None], core.shape[-1])[0]
-        for own, other, core in zip(left, right, cores, strict=False)
+        _wide(torch.linalg.svdvals(left @ right)[None], left.shape[1])[0]
+        for left, right in factors or bond_factors(cores)
     ]
+
+
+@torch.no_grad()
+def bond_factors(cores: Sequence[Core]) -> list[BondFactors]:
+    """The factors of each of the n - 1 bonds: what `bond_spectra` and `bond_maps` of the same cores share."""
+    doubles = [core.detach().double() for core in cores]
+    left: list[Tensor] = []
+    carry = doubles[0].new_ones(1, 1)
+    for core in doubles[:-1]:
+        carry = torch.linalg.qr(torch.tensordot(carry, core, 1).flatten(0, 2), mode="r")[1]
+        left.append(carry)
+    right: list[Tensor] = []
+    carry = doubles[0].new_ones(1, 1)
+    for core in reversed(doubles[1:]):
+        carry = torch.linalg.qr(torch.tensordot(core, carry, 1).flatten(1).T, mode="r")[1].T
+        right.append(carry)
+    return [BondFactors(*both) for both in zip(left, reversed(right), strict=True)]
 
 
 @torch.no_grad()
@@ -251,23 +286,6 @@ def _between(core: Core, first: Tensor | None, last: Tensor | None) -> Core:
     if last is not None:
         result = torch.tensordot(result, last, 1)
     return result.to(core.dtype)
-
-
-@torch.no_grad()
-def _factors(cores: Sequence[Core]) -> tuple[list[Tensor], list[Tensor]]:
-    """For every bond the triangles of the cores left of it, (r, bond), and right of it, (bond, r)."""
-    doubles = [core.detach().double() for core in cores]
-    left: list[Tensor] = []
-    carry = doubles[0].new_ones(1, 1)
-    for core in doubles[:-1]:
-        carry = torch.linalg.qr(torch.tensordot(carry, core, 1).flatten(0, 2), mode="r")[1]
-        left.append(carry)
-    right: list[Tensor] = []
-    carry = doubles[0].new_ones(1, 1)
-    for core in reversed(doubles[1:]):
-        carry = torch.linalg.qr(torch.tensordot(core, carry, 1).flatten(1).T, mode="r")[1].T
-        right.insert(0, carry)
-    return left, right
 
 
 def _wide(matrix: Tensor, size: int) -> Tensor:
