@@ -14,8 +14,9 @@ from torch import Tensor
 from cp_bcs.config import ModelConfig
 from cp_bcs.data.pairs import Pair
 from cp_bcs.encoding import Encoder
-from cp_bcs.method.attention import Attention, Sizes, causal
+from cp_bcs.method.attention import Attention, Sizes, causal, of_distances, of_pairs
 from cp_bcs.method.decoder import CopyHead
+from cp_bcs.method.dropout import Dropout
 from cp_bcs.method.encoders import GraphEncoder, SequenceEncoder
 from cp_bcs.method.graph_backend import graph_attention, load_dgl
 from cp_bcs.model import SummaryNetwork
@@ -147,7 +148,41 @@ def test_relative_positions_by_hand() -> None:
             mean[i] += share / 3
             rows[i, head] = sum(share[j] * (value[j, head] + layer.value_distance.weight[near[j]]) for j in range(7))
     torch.testing.assert_close(got[0], layer.out(rows.flatten(1)))
-    torch.testing.assert_close(weights[0], mean)
+    torch.testing.assert_close(weights[0].mean(0), mean)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 8])
+def test_pairs_and_distances_are_two_orders_of_the_same(length: int) -> None:
+    by_distance = torch.randn(2, length, 2 * length - 1, dtype=torch.float64, requires_grad=True)
+    pairs = of_pairs(by_distance)
+    for i in range(length):
+        for j in range(length):
+            assert torch.equal(pairs[:, i, j], by_distance[:, i, j - i + length - 1])
+    assert torch.equal(of_pairs(of_distances(pairs)), pairs)
+    (gradient,) = torch.autograd.grad(pairs.sum(), by_distance)
+    assert torch.equal(gradient, of_distances(torch.ones_like(pairs)))  # what belongs to no pair has none
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_is_torchs_up_to_the_numbers_drawn(p: float) -> None:
+    ours, states = Dropout(p), torch.ones(300, 1001, requires_grad=True)
+    torch.manual_seed(0)
+    dropped = ours(states)
+    torch.manual_seed(0)
+    assert torch.equal(ours(states), dropped)
+    kept = dropped != 0
+    deviation = math.sqrt(p * (1 - p) / kept.numel())
+    assert abs(float(kept.float().mean()) - (1 - p)) < 4 * deviation
+    # Neither rows, nor columns, nor neighbours know of each other.
+    assert float((kept.float().mean(0) - (1 - p)).abs().max()) < 5 * math.sqrt(p * (1 - p) / 300)
+    together = float((kept[:, 1:] & kept[:, :-1]).float().mean())
+    assert together == pytest.approx((1 - p) ** 2, abs=8 * deviation)
+    torch.testing.assert_close(dropped[kept], torch.full_like(dropped[kept], 1 / (1 - p)), rtol=1e-4, atol=0)
+    (gradient,) = torch.autograd.grad(dropped.sum(), states)
+    assert torch.equal(gradient, dropped)
+    assert torch.equal(ours.eval()(states), states)
+    assert torch.equal(Dropout(0.0)(states), states)
+    assert not Dropout(1.0)(states).any()
 
 
 def test_attention_looks_only_at_what_is_there() -> None:
@@ -156,10 +191,10 @@ def test_attention_looks_only_at_what_is_there() -> None:
     states, memory = torch.randn(2, 4, 12), torch.randn(2, 5, 12)
     seen = torch.tensor([[True, True, True, False, False], [True] * 5]).unsqueeze(1)
     out, weights = layer(states, memory, seen)
-    assert torch.all(weights[0, :, 3:] == 0)
+    assert torch.all(weights[0, :, :, 3:] == 0)
     memory[0, 3:] = 1e3
     torch.testing.assert_close(layer(states, memory, seen)[0], out)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 4))
     assert causal(3, torch.device("cpu")).tolist() == [[[True, False, False], [True, True, False], [True, True, True]]]
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from cp_bcs.method.dropout import Dropout
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Attention(nn.Module):
         d, reach = sizes.d, sizes.reach if relative else None
         self.heads, self.size, self.reach = sizes.heads, d // sizes.heads, reach
         self.query, self.key, self.value, self.out = (nn.Linear(d, d) for _ in range(4))
-        self.dropout = nn.Dropout(sizes.attention_dropout)
+        self.dropout = Dropout(sizes.attention_dropout)
         if reach is not None:
             self.key_distance = nn.Embedding(2 * reach + 1, self.size)
             self.value_distance = nn.Embedding(2 * reach + 1, self.size)
@@ -55,43 +58,61 @@ class Attention(nn.Module):
 
         Args:
             states: (batch, t, d).
-            memory: (batch, s, d).
+            memory: (batch, s, d); with relative positions as long as the states.
             seen: which of the memory each state may look at, (batch or 1, t or 1, s); at least one.
 
         Returns:
-            New states (batch, t, d), and the weights, mean over the heads, (batch, t, s).
+            New states (batch, t, d), and the weights of each head, (batch, heads, t, s).
         """
-        query, key, value = (
-            self._split(self.query(states)),
-            self._split(self.key(memory)),
-            self._split(self.value(memory)),
-        )
+        query = self._split(self.query(states) / math.sqrt(self.size))
+        key, value = self._split(self.key(memory)), self._split(self.value(memory))
         scores = query @ key.mT
-        distances = None if self.reach is None else self._distances(scores, self.reach)
-        if distances is not None:
-            scores = scores + (query @ self.key_distance.weight.T).gather(-1, distances)
-        scores = scores / math.sqrt(self.size)
-        scores = scores.masked_fill(~seen.unsqueeze(1), torch.finfo(scores.dtype).min)
-        weights = scores.softmax(-1)
+        if self.reach is not None:
+            scores = scores + of_pairs(query @ self._distances(self.key_distance, states.shape[1], query).mT)
+        hidden = scores.new_zeros(()).masked_fill(~seen, torch.finfo(scores.dtype).min)
+        weights = (scores + hidden.unsqueeze(1)).softmax(-1)
         dropped = self.dropout(weights)
         mixed = dropped @ value
-        if distances is not None:
-            of_distance = dropped.new_zeros(*dropped.shape[:-1], self.key_distance.num_embeddings)
-            of_distance = of_distance.scatter_add(-1, distances, dropped)
-            mixed = mixed + of_distance @ self.value_distance.weight.to(of_distance.dtype)
-        joined = mixed.transpose(1, 2).flatten(2)
-        return self.out(joined), weights.mean(1)
+        if self.reach is not None:
+            mixed = mixed + of_distances(dropped) @ self._distances(self.value_distance, states.shape[1], dropped)
+        return self.out(mixed.transpose(1, 2).flatten(2)), weights
 
     def _split(self, states: Tensor) -> Tensor:
         """(batch, t, d) as (batch, heads, t, d / heads)."""
         return states.unflatten(-1, (self.heads, self.size)).transpose(1, 2)
 
-    @staticmethod
-    def _distances(scores: Tensor, reach: int) -> Tensor:
-        """Number of the relative position of each pair of places, in the shape of the scores (batch, heads, t, s)."""
-        rows = torch.arange(scores.shape[-2], device=scores.device).unsqueeze(1)
-        columns = torch.arange(scores.shape[-1], device=scores.device)
-        return ((columns - rows).clamp(-reach, reach) + reach).expand_as(scores)
+    def _distances(self, vectors: nn.Embedding, length: int, like: Tensor) -> Tensor:
+        """The vectors of the distances -(length - 1) … length - 1, (2 length - 1, d / heads)."""
+        reach = vectors.num_embeddings // 2
+        distances = torch.arange(1 - length, length, device=like.device).clamp(-reach, reach)
+        return vectors(distances + reach).to(like.dtype)
+
+
+def of_pairs(of_distances: Tensor) -> Tensor:
+    """What belongs to the distance ``j - i`` of each pair of places i and j.
+
+    Args:
+        of_distances: (..., t, 2 t - 1), for each i what belongs to the distances -(t - 1) … t - 1.
+
+    Returns:
+        (..., t, t).
+    """
+    length = of_distances.shape[-2]
+    if length == 1:
+        return of_distances
+    # Each row begins one place further to the left than the row before: cuts and views, no table of indices.
+    step = 2 * length - 2
+    flat = of_distances.flatten(-2)[..., length - 1 :][..., : length * step]
+    return flat.unflatten(-1, (length, step))[..., :length]
+
+
+def of_distances(of_pairs: Tensor) -> Tensor:
+    """The inverse of `of_pairs`, (..., t, t) to (..., t, 2 t - 1); 0 for the distances that a place has to no other."""
+    length = of_pairs.shape[-1]
+    if length == 1:
+        return of_pairs
+    flat = functional.pad(of_pairs, (0, length - 2)).flatten(-2)
+    return functional.pad(flat, (length - 1, 1)).unflatten(-1, (length, 2 * length - 1))
 
 
 class FeedForward(nn.Sequential):
@@ -103,7 +124,7 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, sizes: Sizes) -> None:
         d, inner = sizes.d, sizes.inner
-        super().__init__(nn.Linear(d, inner), nn.ReLU(), nn.Dropout(sizes.dropout), nn.Linear(inner, d))
+        super().__init__(nn.Linear(d, inner), nn.ReLU(), Dropout(sizes.dropout), nn.Linear(inner, d))
 
 
 def causal(length: int, device: torch.device) -> Tensor:

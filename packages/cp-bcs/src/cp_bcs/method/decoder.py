@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cp_bcs.method.attention import Attention, FeedForward, Sizes, causal
+from cp_bcs.method.dropout import Dropout
 from cp_bcs.method.encoders import Memory
 
 
@@ -27,7 +28,7 @@ class DecoderLayer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(memories))
         self.crosses = nn.ModuleList(Attention(sizes) for _ in range(memories))
         self.feed = FeedForward(sizes)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
 
     def forward(self, states: Tensor, memories: Sequence[Memory]) -> tuple[Tensor, list[Tensor]]:
         """New states (batch, t, d), and where each cross-attention looked, (batch, t, s) each."""
@@ -37,7 +38,7 @@ class DecoderLayer(nn.Module):
         for norm, cross, memory in zip(self.norms, self.crosses, memories, strict=True):
             found, weights = cross(norm(states), memory.states, memory.there.unsqueeze(1))
             states = states + self.dropout(found)
-            looked.append(weights)
+            looked.append(weights.mean(1))
         return states + self.dropout(self.feed(self.norm_feed(states))), looked
 
 
@@ -56,7 +57,7 @@ class Decoder(nn.Module):
         self.words, self.places = words, nn.Embedding(length, sizes.d)
         self.layers = nn.ModuleList(DecoderLayer(memories, sizes) for _ in range(sizes.layers))
         self.norm = nn.LayerNorm(sizes.d)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
 
     def forward(self, words: Tensor, memories: Sequence[Memory]) -> tuple[Tensor, list[Tensor]]:
         """What is known after each word, and where the last layer looked.

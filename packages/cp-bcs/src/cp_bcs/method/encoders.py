@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cp_bcs.method.attention import Attention, FeedForward, Sizes
+from cp_bcs.method.dropout import Dropout
 from cp_bcs.method.graph_backend import graph_attention
 
 
@@ -35,7 +36,7 @@ class EncoderLayer(nn.Module):
         self.norm_attention, self.norm_feed = nn.LayerNorm(sizes.d), nn.LayerNorm(sizes.d)
         self.attention = Attention(sizes, relative=True)
         self.feed = FeedForward(sizes)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
 
     def forward(self, states: Tensor, there: Tensor) -> Tensor:
         """New states (batch, t, d); `there` (batch, t)."""
@@ -57,7 +58,7 @@ class SequenceEncoder(nn.Module):
         self.embedding = nn.Embedding(vocabulary, sizes.d, padding_idx=0)
         self.layers = nn.ModuleList(EncoderLayer(sizes) for _ in range(sizes.layers))
         self.norm = nn.LayerNorm(sizes.d)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
 
     def forward(self, tokens: Tensor) -> Memory:
         """States of the tokens (batch, t)."""
@@ -88,7 +89,7 @@ class GraphEncoder(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(layers))
         self.layers = nn.ModuleList(graph_attention(d, d, backend, edge_types) for _ in range(layers))
         self.norm = nn.LayerNorm(d)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, nodes: Tensor, edges: Tensor) -> Memory:
         """States of the nodes.
@@ -134,7 +135,7 @@ class NeighbourEncoder(nn.Module):
         self.similarity = nn.Linear(1, d, bias=False)
         self.layer = EncoderLayer(sizes)
         self.norm = nn.LayerNorm(d)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
 
     def forward(self, words: Tensor, similarities: Tensor) -> Memory:
         """States of the words of all sentences in one row.
