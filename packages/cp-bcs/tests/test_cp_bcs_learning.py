@@ -26,7 +26,7 @@ from cp_bcs.model import SummaryNetwork
 from cp_bcs.refining import learn_refiner, load_refiner, recovered
 from cp_bcs.retrieval import Index
 from cp_bcs.saving import new_network
-from cp_bcs.tokens import START_NUMBER
+from cp_bcs.tokens import END_NUMBER, START_NUMBER
 from cp_bcs.vectors import place
 from mpo_core.errors import InputFileError, UsageError
 from mpo_core.repro.config import TrainingConfig
@@ -208,8 +208,8 @@ def test_without_a_shared_space_nothing_is_placed() -> None:
 # -- decoding ------------------------------------------------------------------------------------------------------
 
 
-def untrained() -> tuple[SummaryNetwork, Encoder]:
-    encoder = Encoder.learn(ModelConfig(**TINY), SPLIT.train)
+def untrained(**settings: Any) -> tuple[SummaryNetwork, Encoder]:
+    encoder = Encoder.learn(ModelConfig(**{**TINY, **settings}), SPLIT.train)
     return new_network(encoder, 1).eval(), encoder
 
 
@@ -228,6 +228,25 @@ def test_hypotheses_have_the_likelihood_that_the_network_gives_them() -> None:
         assert len({each.words for each in found}) == len(found)
         for each in found:
             assert likelihood(network, encoder, pair, each) == pytest.approx(each.likelihood, abs=1e-4)
+
+
+def test_written_side_by_side_or_alone_a_sentence_has_the_same_likelihood() -> None:
+    """Step by step, with several sentences of several functions at once, against one whole sentence at a time."""
+    network, encoder = untrained(sources=("code", "graph", "neighbours"))
+    # Neighbours of different lengths, some with words that the vocabulary lacks.
+    known = [replace(pair, sentence=f"{pair.sentence} {'yet again ' * n}") for n, pair in enumerate(SPLIT.train[:7])]
+    asked = SPLIT.dev[:5]
+    near = [found[: 1 + n % 4] for n, found in enumerate(Index(known).search(asked, 4))]
+    rows = encoder.encode(asked, near)
+    for row, hypotheses in zip(rows, write(network, encoder, rows, beams=3), strict=True):
+        batch = encoder.batch([row])
+        for each in hypotheses:
+            behind = {word: len(encoder.words) + number for number, word in enumerate(row.extra)}
+            numbers = [behind.get(word, encoder.words.number(word)) for word in each.words]
+            given = torch.tensor([[START_NUMBER, *numbers]])
+            chances = network.write(given, network.read(batch), batch).chances[0].detach()
+            alone = chances.gather(-1, torch.tensor([*numbers, END_NUMBER]).unsqueeze(-1)).mean()
+            assert float(alone) == pytest.approx(each.likelihood, abs=1e-4)
 
 
 def test_one_beam_takes_the_likeliest_word_each_time() -> None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from cp_bcs.encoding import Encoded, Encoder
-from cp_bcs.method.encoders import Memory
 from cp_bcs.model import SummaryNetwork
 from cp_bcs.tokens import END_NUMBER, PAD_NUMBER, START_NUMBER, UNKNOWN_NUMBER
 from mpo_core.repro.training import Batch
@@ -57,24 +56,25 @@ def write(
 
 def _search(network: SummaryNetwork, batch: Batch, beams: int) -> list[list[tuple[list[int], float]]]:
     """Beam search; the finished sentences of each row with their mean log-likelihoods, the best first."""
-    rows = len(batch["given"])
-    memories = [Memory(*(part.repeat_interleave(beams, dim=0) for part in memory)) for memory in network.read(batch)]
-    wide = {"copied": batch["copied"].repeat_interleave(beams, dim=0)}
-    given = torch.full((rows * beams, 1), START_NUMBER, device=batch["given"].device)
+    rows, device = len(batch["given"]), batch["given"].device
+    prefix = network.decoder.begin(network.read(batch))
+    given = torch.full((rows * beams, 1), START_NUMBER, device=device)
     # At the start all beams of a row are the same: only the first counts.
-    scores = torch.full((rows, beams), -torch.inf, device=given.device)
+    scores = torch.full((rows, beams), -torch.inf, device=device)
     scores[:, 0] = 0.0
     finished: list[list[tuple[list[int], float]]] = [[] for _ in range(rows)]
     for length in range(1, network.config.summary_length + 1):
-        chances = network.write(given, memories, wide).chances[:, -1]
-        chances[:, list(_NEVER)] = -torch.inf
+        chances = network.write_on(given[:, -1].view(rows, beams), prefix, batch).chances
+        chances[..., list(_NEVER)] = -torch.inf
         if length == network.config.summary_length:  # no room for another word
-            chances[:, :END_NUMBER], chances[:, END_NUMBER + 1 :] = -torch.inf, -torch.inf
-        total = scores.unsqueeze(-1) + chances.view(rows, beams, -1)
+            chances[..., :END_NUMBER], chances[..., END_NUMBER + 1 :] = -torch.inf, -torch.inf
+        total = scores.unsqueeze(-1) + chances
         best, places = total.flatten(1).topk(min(2 * beams, total[0].numel()), dim=-1)
-        given, scores = _go_on(given, best, places, chances.shape[-1], finished, length, beams)
+        sources, words, scores = _go_on(given, best, places, chances.shape[-1], finished, length, beams)
         if all(len(done) >= beams for done in finished) or not torch.isfinite(scores).any():
             break
+        given = torch.cat([given[sources], words.unsqueeze(1)], dim=1)
+        prefix.follow(sources)
     return [sorted(done, key=lambda each: -each[1])[:beams] for done in finished]
 
 
@@ -86,24 +86,31 @@ def _go_on(
     finished: list[list[tuple[list[int], float]]],
     length: int,
     beams: int,
-) -> tuple[Tensor, Tensor]:
-    """Sort the best continuations of each row into finished sentences and those that are followed."""
-    rows = len(best)
-    following = torch.zeros(rows * beams, given.shape[1] + 1, dtype=given.dtype, device=given.device)
-    scores = torch.full((rows, beams), -torch.inf, device=given.device)
-    for row in range(rows):
-        free = 0
-        for score, place in zip(best[row].tolist(), places[row].tolist(), strict=True):
-            if free == beams or score == -torch.inf or len(finished[row]) >= beams:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sort the best continuations of each row into finished sentences and those that are followed.
+
+    Returns:
+        Of each beam the one that it continues, and its next word, (rows * beams,); their scores, (rows, beams).
+    """
+    sources: list[int] = []
+    words: list[int] = []
+    scores: list[list[float]] = []
+    for row, (its_best, its_places) in enumerate(zip(best.tolist(), places.tolist(), strict=True)):
+        followed: list[tuple[int, int, float]] = []
+        for score, place in zip(its_best, its_places, strict=True):
+            if len(followed) == beams or score == -torch.inf or len(finished[row]) >= beams:
                 break
             source, word = row * beams + place // vocabulary, place % vocabulary
             if word == END_NUMBER:
                 finished[row].append((given[source, 1:].tolist(), score / length))
-                continue
-            following[row * beams + free, :-1], following[row * beams + free, -1] = given[source], word
-            scores[row, free] = score
-            free += 1
-    return following, scores
+            else:
+                followed.append((source, word, score))
+        followed += [(row * beams, PAD_NUMBER, -torch.inf)] * (beams - len(followed))
+        sources += [source for source, _, _ in followed]
+        words += [word for _, word, _ in followed]
+        scores.append([score for _, _, score in followed])
+    device = given.device
+    return torch.tensor(sources, device=device), torch.tensor(words, device=device), torch.tensor(scores, device=device)
 
 
 @torch.no_grad()

@@ -177,8 +177,9 @@ class Encoder:
 
         Returns:
             ``code (b, s)``, ``pseudo (b, p)``, ``nodes (b, n, w)``, ``edges (b, e, 3)``, ``given (b, t)`` the words
-            before each place, ``target (b, t)`` the word at it, 0 behind the end, ``neighbours (b, k, l)``,
-            ``copied (b, k, l)`` with the numbers behind the vocabulary, ``similarities (b, k)``.
+            before each place, ``target (b, t)`` the word at it, 0 behind the end, ``neighbours (b, k, l)``
+            with l the length of a summary, ``copied (b, k, l)`` with the numbers behind the vocabulary,
+            ``similarities (b, k)``.
         """
         size = len(self.words)
         known = [[[n if n < size else UNKNOWN_NUMBER for n in each] for each in row.neighbours] for row in rows]
@@ -190,8 +191,9 @@ class Encoder:
             "edges": padded([row.edges for row in rows], NO_EDGE),
             "given": padded(given, PAD_NUMBER),
             "target": padded([row.target for row in rows], PAD_NUMBER),
-            "neighbours": _padded_twice(known),
-            "copied": _padded_twice([row.neighbours for row in rows]),
+            # As wide in every batch: how far apart words of two sentences stand must not depend on the other rows.
+            "neighbours": _padded_twice(known, self.config.summary_length),
+            "copied": _padded_twice([row.neighbours for row in rows], self.config.summary_length),
             "similarities": padded([row.similarities for row in rows], 0.0),
         }
 
@@ -222,9 +224,9 @@ def _readable(config: ModelConfig, text: str | None) -> str:
     return without_digits(text or "") if config.variant == "released" else text or ""
 
 
-def _padded_twice(rows: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:
-    """Rows of rows of equal lengths, at least 1."""
-    width = max((len(inner) for row in rows for inner in row), default=1) or 1
+def _padded_twice(rows: Sequence[Sequence[Sequence[int]]], least: int = 1) -> torch.Tensor:
+    """Rows of rows of equal lengths, these at least 1, their rows at least `least`."""
+    width = max(least, *(len(inner) for row in rows for inner in row), 1)
     empty = [PAD_NUMBER] * width
     filled = [[[*inner, *[PAD_NUMBER] * (width - len(inner))] for inner in row] for row in rows]
     length = max(1, *(len(row) for row in filled)) if filled else 1

@@ -11,7 +11,7 @@ from torch.nn import functional
 from cp_bcs.config import ModelConfig
 from cp_bcs.encoding import EDGE_TYPES, Encoder
 from cp_bcs.method.attention import Sizes
-from cp_bcs.method.decoder import CopyHead, Decoder, WordHead
+from cp_bcs.method.decoder import CopyHead, Decoder, Prefix, WordHead
 from cp_bcs.method.encoders import GraphEncoder, Memory, NeighbourEncoder, SequenceEncoder
 from cp_bcs.method.shared_space import SharedSpace
 from cp_bcs.pretrained import PretrainedEncoder
@@ -141,8 +141,24 @@ class SummaryNetwork(nn.Module):
             memories: of `read`.
             batch: the functions; of the rows of `given`.
         """
-        known = torch.where(given < self.vocabulary, given, UNKNOWN_NUMBER)
-        states, looked = self.decoder(known, memories)
+        states, looked = self.decoder(self._known(given), memories)
+        return self._next(states, looked, batch)
+
+    def write_on(self, words: Tensor, prefix: Prefix, batch: Batch) -> Next:
+        """The chances of the next words of several sentences of each function, (batch, sentences, words).
+
+        Args:
+            words: the last ones, (batch, sentences); the first of all are the start.
+            prefix: what came before, of ``decoder.begin(memories)``; the words are added to it.
+            batch: the functions.
+        """
+        states, looked = self.decoder.step(self._known(words), prefix)
+        return self._next(states, looked, batch)
+
+    def _known(self, words: Tensor) -> Tensor:
+        return torch.where(words < self.vocabulary, words, UNKNOWN_NUMBER)
+
+    def _next(self, states: Tensor, looked: list[Tensor], batch: Batch) -> Next:
         if isinstance(self.head, CopyHead):
             copied = batch["copied"].flatten(1)
             extended = max(self.vocabulary, int(copied.max()) + 1)

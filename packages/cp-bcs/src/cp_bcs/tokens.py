@@ -14,13 +14,15 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.pre_tokenizers import Metaspace, WhitespaceSplit
+from tokenizers.pre_tokenizers import Sequence as Sequential
 from tokenizers.trainers import BpeTrainer
 
 from cp_bcs.binary.normalisation import SPECIAL, Normalized, sequence
 from cp_bcs.data.pairs import OWN_NAME, Pair
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<s>", "</s>"
+WORD_BEGINS = "▁"
 PAD_NUMBER, UNKNOWN_NUMBER, START_NUMBER, END_NUMBER = range(4)
 
 _DIGITS = re.compile(r"[\da-fA-F]{4,}")
@@ -75,10 +77,12 @@ class Pieces:
             rows: words.
             size: how many pieces, at most.
         """
-        tokenizer: Any = Tokenizer(BPE(unk_token=UNKNOWN, continuing_subword_prefix="##"))
-        tokenizer.pre_tokenizer = WhitespaceSplit()
+        tokenizer: Any = Tokenizer(BPE(unk_token=UNKNOWN))
+        # A mark begins each word. With a prefix for what continues one, the trainer numbers pieces in the order of a
+        # hash table: other numbers each time, and a training that is resumed would read another vocabulary.
+        tokenizer.pre_tokenizer = Sequential([WhitespaceSplit(), Metaspace(replacement=WORD_BEGINS)])
         special = [PAD, UNKNOWN, *SPECIAL, OWN_NAME]
-        options: dict[str, Any] = {"continuing_subword_prefix": "##", "show_progress": False}
+        options: dict[str, Any] = {"show_progress": False}
         trainer = BpeTrainer(vocab_size=size, special_tokens=special, **options)
         tokenizer.train_from_iterator((" ".join(row) for row in rows), trainer)
         return cls(tokenizer)

@@ -64,8 +64,15 @@ class Attention(nn.Module):
         Returns:
             New states (batch, t, d), and the weights of each head, (batch, heads, t, s).
         """
+        return self.attend(states, *self.project(memory), seen)
+
+    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a memory, (batch, heads, s, d / heads) each."""
+        return self._split(self.key(memory)), self._split(self.value(memory))
+
+    def attend(self, states: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward`, with a memory that `project` has seen."""
         query = self._split(self.query(states) / math.sqrt(self.size))
-        key, value = self._split(self.key(memory)), self._split(self.value(memory))
         scores = query @ key.mT
         if self.reach is not None:
             scores = scores + of_pairs(query @ self._distances(self.key_distance, states.shape[1], query).mT)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,62 @@ from torch import Tensor, nn
 from cp_bcs.method.attention import Attention, FeedForward, Sizes, causal
 from cp_bcs.method.dropout import Dropout
 from cp_bcs.method.encoders import Memory
+
+
+class Projected(NamedTuple):
+    """A memory as one cross-attention looks at it.
+
+    Attributes:
+        key: (batch, heads, s, d / heads).
+        value: of the same shape.
+        seen: which of it may be looked at, (batch, 1, s).
+    """
+
+    key: Tensor
+    value: Tensor
+    seen: Tensor
+
+
+@dataclass
+class Past:
+    """Keys and values of the words that were written so far, (sentences, heads, t, d / heads); None at the start."""
+
+    key: Tensor | None = None
+    value: Tensor | None = None
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Those with one more word."""
+        if self.key is not None and self.value is not None:
+            key, value = torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
+        self.key, self.value = key, value
+        return key, value
+
+    def follow(self, sources: Tensor) -> None:
+        """Let each sentence go on from another one, by number."""
+        if self.key is not None and self.value is not None:
+            self.key, self.value = self.key[sources], self.value[sources]
+
+
+@dataclass
+class Prefix:
+    """What a decoder keeps while it writes several sentences of each function side by side.
+
+    Attributes:
+        layers: of each layer what its cross-attentions look at, and its past.
+        length: words so far.
+    """
+
+    layers: list[tuple[list[Projected], Past]]
+    length: int = 0
+
+    def follow(self, sources: Tensor) -> None:
+        """Let each sentence go on from another one of the same function.
+
+        Args:
+            sources: numbers of sentences, those of the first function first.
+        """
+        for _, past in self.layers:
+            past.follow(sources)
 
 
 class DecoderLayer(nn.Module):
@@ -33,10 +91,30 @@ class DecoderLayer(nn.Module):
     def forward(self, states: Tensor, memories: Sequence[Memory]) -> tuple[Tensor, list[Tensor]]:
         """New states (batch, t, d), and where each cross-attention looked, (batch, t, s) each."""
         normed = self.norm_own(states)
-        states = states + self.dropout(self.own(normed, normed, causal(states.shape[1], states.device))[0])
+        own, _ = self.own(normed, normed, causal(states.shape[1], states.device))
+        return self._look(states + self.dropout(own), self.project(memories))
+
+    def project(self, memories: Sequence[Memory]) -> list[Projected]:
+        """What the cross-attentions look at."""
+        crosses = cast("Iterable[Attention]", self.crosses)
+        return [
+            Projected(*cross.project(memory.states), memory.there.unsqueeze(1))
+            for cross, memory in zip(crosses, memories, strict=True)
+        ]
+
+    def step(self, states: Tensor, projected: list[Projected], past: Past) -> tuple[Tensor, list[Tensor]]:
+        """`forward` of the next word of several sentences of each function, (batch, sentences, d)."""
+        normed = self.norm_own(states).flatten(0, 1).unsqueeze(1)
+        key, value = past.extend(*self.own.project(normed))
+        everything = torch.ones(1, 1, key.shape[2], dtype=torch.bool, device=states.device)
+        own, _ = self.own.attend(normed, key, value, everything)
+        return self._look(states + self.dropout(own.view_as(states)), projected)
+
+    def _look(self, states: Tensor, projected: list[Projected]) -> tuple[Tensor, list[Tensor]]:
+        """What comes after self-attention."""
         looked: list[Tensor] = []
-        for norm, cross, memory in zip(self.norms, self.crosses, memories, strict=True):
-            found, weights = cross(norm(states), memory.states, memory.there.unsqueeze(1))
+        for norm, cross, memory in zip(self.norms, self.crosses, projected, strict=True):
+            found, weights = cast("Attention", cross).attend(norm(states), *memory)
             states = states + self.dropout(found)
             looked.append(weights.mean(1))
         return states + self.dropout(self.feed(self.norm_feed(states))), looked
@@ -73,6 +151,27 @@ class Decoder(nn.Module):
         looked: list[Tensor] = []
         for layer in self.layers:
             states, looked = layer(states, memories)
+        return self.norm(states), looked
+
+    def begin(self, memories: Sequence[Memory]) -> Prefix:
+        """Nothing written yet."""
+        return Prefix([(layer.project(memories), Past()) for layer in cast("Iterable[DecoderLayer]", self.layers)])
+
+    def step(self, words: Tensor, prefix: Prefix) -> tuple[Tensor, list[Tensor]]:
+        """`forward` with one more word for each of several sentences of each function.
+
+        Args:
+            words: (batch, sentences).
+            prefix: of `begin`; this word is added to it.
+
+        Returns:
+            States (batch, sentences, d), and for each memory weights (batch, sentences, s).
+        """
+        states = self.dropout(self.words(words) + self.places.weight[prefix.length])
+        looked: list[Tensor] = []
+        for layer, (projected, past) in zip(cast("Iterable[DecoderLayer]", self.layers), prefix.layers, strict=True):
+            states, looked = layer.step(states, projected, past)
+        prefix.length += 1
         return self.norm(states), looked
 
 
