@@ -38,7 +38,7 @@ HANG_SECONDS, MEMORY_MIB = 5.0, 512
 WAIT_SECONDS = 8 * HANG_SECONDS
 """For an answer, by the clock: other jobs may have the cores."""
 MIB = 2**20
-SLOWEST = 10
+SLOWEST, PROGRESS = 10, 1000
 
 
 class Took(NamedTuple):
@@ -135,6 +135,8 @@ def main() -> None:
         if outcome not in ("read", "refused"):
             odd.append([*case, outcome])
             print(f"{case}: {outcome}", flush=True)
+        if (number + 1) % PROGRESS == 0:
+            print(f"{number + 1:,} of {count:,} files", flush=True)
     worker.process.kill()
     for kind, found in outcomes.items():
         print(f"{kind:18}" + ", ".join(f"{many} {outcome}" for outcome, many in sorted(found.items())))
