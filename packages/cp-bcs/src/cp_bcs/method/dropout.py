@@ -11,8 +11,8 @@ _STEPS = 1 << 16
 class Dropout(nn.Dropout):
     """`torch.nn.Dropout`; on CPUs each element costs 16 random bits, not a number of its own.
 
-    There drawing is what dropout costs: most of a tenth to a quarter of a training step of these networks. The share
-    that is dropped is rounded to a multiple of 1/65536, and what is left is scaled by the rounded share.
+    There drawing is most of what dropout costs. The share that is dropped is rounded to a multiple of 1/65536, and what
+    is left is scaled by the rounded share.
 
     Args:
         p: share of elements that are dropped.
