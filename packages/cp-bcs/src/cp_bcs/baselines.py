@@ -53,14 +53,12 @@ def consensus(train: Sequence[Pair], asked: Sequence[Pair], seed: int, dev: Sequ
     by = Weighting()
     if dev:
         references = [tuple(words(pair.sentence)) for pair in dev]
-        by = best_weighting([_ballot(heard) for heard in _heard(index, dev)], references, weightings(False, False))
+        by = best_weighting(
+            [_ballot(heard) for heard in index.search(dev, NEIGHBOURS)], references, weightings(False, False)
+        )
     sentences = {tuple(words(pair.sentence)): pair.sentence for pair in train}
-    chosen = ((_ballot(heard).choose(by), heard[0].pair.sentence) for heard in _heard(index, asked))
+    chosen = ((_ballot(heard).choose(by), heard[0].pair.sentence) for heard in index.search(asked, NEIGHBOURS))
     return [nearest if choice is None else sentences[choice[0]] for choice, nearest in chosen]
-
-
-def _heard(index: Index, asked: Sequence[Pair]) -> list[list[Neighbour]]:
-    return index.search(asked, k=NEIGHBOURS)
 
 
 def _ballot(heard: Sequence[Neighbour]) -> Ballot:

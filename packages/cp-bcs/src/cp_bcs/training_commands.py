@@ -38,16 +38,14 @@ def train_job(
     network = {**_SMALL, **model, "inner": 2 * model["d"], "summary_length": 32}
     if model["variant"] == "released":
         network |= {"nodes": "instruction", "least_count": 1, "contrast": 0.0}
+    retrieves = "neighbours" in network["sources"]
     try:
         return TrainJob.model_validate(
             {
                 "corpora": digests(corpora),
                 "split": split,
                 "model": network,
-                "decoding": {
-                    "consensus": "neighbours" in network["sources"],
-                    "tuned": "neighbours" in network["sources"],
-                },
+                "decoding": {"consensus": retrieves, "tuned": retrieves},
                 "training": {**training, "weight_decay": 0.0, "max_grad_norm": 5.0},
                 "learning_rate": learning_rate,
                 "seed": seed,
