@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hypermr.manifold import SPACES, Lorentz, Poincare, RangeError, Space, space_of
-from hypermr.radial import asinhc, atanhc, sinhc, tanhc
+from hypermr.radial import asinh, asinhc, atanhc, sinh, sinhc, tanhc
 from mpo_core.errors import UsageError
 
 MANY = 1_000_000
@@ -169,6 +169,32 @@ def test_derivatives_by_finite_differences(space):
 
     arguments = [each.requires_grad_() for each in (u, v, torch.tensor(0.7, dtype=torch.float64))]
     assert torch.autograd.gradcheck(everything, arguments)
+
+
+def test_one_step_on_the_hyperboloid_is_the_formula_with_its_slopes():
+    """Of points with broadcast batches, and of weights that no one has normalised."""
+    space, weights = Lorentz(), torch.rand(2, 5, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    arguments = [normals(2, 4, 6), normals(3, 6, seed=1), weights[:, :4], torch.tensor(0.7, dtype=torch.float64)]
+
+    def formula(x: Tensor, y: Tensor, weights: Tensor, c: Tensor) -> Tensor:
+        times_x, times_y = space.time(x, c), space.time(y, c)
+        chords = (x.unsqueeze(-2) - y).square().sum(-1) - (times_x - times_y.mT).square()
+        mean, time = weights @ y, weights @ times_y
+        middle = mean / (c * (time.square() - mean.square().sum(-1, keepdim=True))).sqrt()
+        return torch.cat([(4 / c * (c * chords / 4).sqrt().asinh().square()).flatten(), middle.flatten()])
+
+    def one_step(x: Tensor, y: Tensor, weights: Tensor, c: Tensor) -> Tensor:
+        return torch.cat([space.squared_distances(x, y, c).flatten(), space.midpoint(y, weights, c).flatten()])
+
+    torch.testing.assert_close(one_step(*arguments), formula(*arguments))
+    assert torch.autograd.gradcheck(one_step, [each.requires_grad_() for each in arguments])
+
+
+@pytest.mark.parametrize(("function", "plain"), [(sinh, torch.sinh), (asinh, torch.asinh)])
+def test_vectorised_functions_have_the_accuracy_of_the_type(function, plain):
+    z = torch.cat([torch.zeros(1), torch.logspace(-30, 1.5, 10_000)])
+    torch.testing.assert_close(function(z), plain(z.double()).float(), rtol=3e-7, atol=0)
+    torch.testing.assert_close(function(z.double()), plain(z.double()), rtol=1e-15, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hypermr import hyperboloid
 from hypermr.radial import (
     asinhc,
     atanhc,
-    lorentz_chords,
     radial_map,
     safe_sqrt,
     sinhc,
@@ -81,8 +81,8 @@ class Space(ABC):
         """The squared chord between points; broadcasts."""
 
     @abstractmethod
-    def chords(self, x: Points, y: OtherPoints, c: Tensor) -> Pairs:
-        """The squared chords of all pairs, by one matrix product: exact up to the rounding of squared norms."""
+    def squared_distances(self, x: Points, y: OtherPoints, c: Tensor) -> Pairs:
+        """Of all pairs, by one matrix product: exact up to the rounding of squared norms."""
 
     @abstractmethod
     def midpoint(self, x: OtherPoints, weights: Pairs, c: Tensor) -> Points:
@@ -97,10 +97,6 @@ class Space(ABC):
     def squared_distance(self, x: Vectors, y: Vectors, c: Tensor) -> Numbers:
         """Of points; broadcasts. Smooth, also at equal points."""
         return self.from_chord(self.chord(x, y, c), c)
-
-    def squared_distances(self, x: Points, y: OtherPoints, c: Tensor) -> Pairs:
-        """Of all pairs."""
-        return self.from_chord(self.chords(x, y, c), c)
 
     def distance(self, x: Vectors, y: Vectors, c: Tensor) -> Numbers:
         """Of points; broadcasts. At equal points it is 0, with the gradient 0."""
@@ -150,8 +146,8 @@ class Euclidean(Space):
         """The squared distance."""
         return (x - y).square().sum(-1)
 
-    def chords(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-        """The squared distances."""
+    def squared_distances(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+        """Of all pairs."""
         return squared_gaps(x, y)
 
     def from_chord(self, chord: Tensor, c: Tensor) -> Tensor:
@@ -187,17 +183,13 @@ class Lorentz(Space):
         times = (self.time(x, c) + self.time(y, c)).squeeze(-1)
         return (gap.square().sum(-1) - ((gap * (x + y)).sum(-1) / times).square()).clamp_min(0)
 
-    def chords(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-        """As `chord`."""
-        return lorentz_chords(x, y, self.time(x, c), self.time(y, c))
+    def squared_distances(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+        """Of all pairs."""
+        return hyperboloid.squared_distances(x, y, c)
 
     def midpoint(self, x: Tensor, weights: Tensor, c: Tensor) -> Tensor:
         """The centroid in the space around the hyperboloid, scaled onto it."""
-        weights = weights / weights.sum(-1, keepdim=True)
-        space, time = weights @ x, weights @ self.time(x, c)
-        # In exact arithmetic at least 1: the points lie on the upper sheet.
-        squared = (c * (time.square() - space.square().sum(-1, keepdim=True))).clamp_min(1)
-        return space * squared.rsqrt()
+        return hyperboloid.midpoint(x, weights, c)
 
 
 class Poincare(Space):
@@ -228,9 +220,9 @@ class Poincare(Space):
         inside = (self._inside(x, c) * self._inside(y, c)).squeeze(-1)
         return 4 * (x - y).square().sum(-1) / inside
 
-    def chords(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-        """As `chord`."""
-        return 4 * squared_gaps(x, y) / (self._inside(x, c) * self._inside(y, c).mT)
+    def squared_distances(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+        """Of all pairs."""
+        return self.from_chord(4 * squared_gaps(x, y) / (self._inside(x, c) * self._inside(y, c).mT), c)
 
     def midpoint(self, x: Tensor, weights: Tensor, c: Tensor) -> Tensor:
         """The gyromidpoint, through the hyperboloid."""

@@ -63,15 +63,25 @@ class _RatioFunction(Function):
         return grad_outputs[0] * ctx.ratio.slope_at(square), None
 
 
+def sinh(z: Tensor) -> Tensor:
+    """Of numbers that are not negative, without a gradient; vectorised, which torch's own is not on a CPU."""
+    return z.expm1().sub_((-z).expm1_()).div_(2)
+
+
+def asinh(z: Tensor) -> Tensor:
+    """Of numbers that are not negative, without a gradient; vectorised, which torch's own is not on a CPU."""
+    return (z * (z / (1 + torch.hypot(z, z.new_ones(())))) + z).log1p_()
+
+
 sinhc = Ratio(
-    lambda z: torch.sinh(z) / z,
-    lambda z: (torch.cosh(z) - torch.sinh(z) / z) / (2 * z * z),
+    lambda z: sinh(z) / z,
+    lambda z: (torch.cosh(z) - sinh(z) / z) / (2 * z * z),
 )
 """``sinh(z) / z`` of ``z^2``."""
 
 asinhc = Ratio(
-    lambda z: torch.asinh(z) / z,
-    lambda z: ((1 + z * z).rsqrt() - torch.asinh(z) / z) / (2 * z * z),
+    lambda z: asinh(z) / z,
+    lambda z: ((1 + z * z).rsqrt() - asinh(z) / z) / (2 * z * z),
 )
 """``asinh(z) / z`` of ``z^2``."""
 
@@ -155,7 +165,7 @@ class _FromChord(Function):
     @staticmethod
     def forward(ctx: Any, chord: Tensor, c: Tensor) -> Tensor:
         root = (chord * (c / 4)).sqrt_()
-        angle = root.asinh()
+        angle = asinh(root)
         ctx.save_for_backward(chord, c, root, angle)
         return angle.square() * (4 / c)
 
@@ -172,40 +182,3 @@ class _FromChord(Function):
             by_c = ((by_chord * chord).sum() - (gradient * angle.square()).sum() * (4 / c)) / c
             by_c = by_c.reshape(c.shape)
         return by_chord, by_c
-
-
-def lorentz_chords(x: Tensor, y: Tensor, times_x: Tensor, times_y: Tensor) -> Tensor:
-    """Squared chords of all pairs of the hyperboloid, by one matrix product.
-
-    Args:
-        x: space-like coordinates (..., n, d).
-        y: space-like coordinates (..., m, d).
-        times_x: their times (..., n, 1).
-        times_y: their times (..., m, 1).
-    """
-    return _LorentzChords.apply(x, y, times_x, times_y)
-
-
-class _LorentzChords(Function):
-    """``|x - y|^2 - (t - t')^2``, the difference of times without cancellation, and its slopes as plain differences."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, times_x: Tensor, times_y: Tensor) -> Tensor:
-        ctx.save_for_backward(x, y, times_x, times_y)
-        squares_x, squares_y = x.square().sum(-1, keepdim=True), y.square().sum(-1, keepdim=True).mT
-        apart = (squares_x - squares_y).div_(times_x + times_y.mT).square_()
-        return (x @ y.mT).mul_(-2).add_(squares_x).add_(squares_y).sub_(apart).clamp_min_(0)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (gradient,) = grad_outputs
-        x, y, times_x, times_y = ctx.saved_tensors
-        twice = 2 * gradient
-        rows, columns = twice.sum(-1, keepdim=True), twice.sum(-2).unsqueeze(-1)
-        of_x, of_y = rows * x - twice @ y, columns * y - twice.mT @ x
-        of_times_x, of_times_y = twice @ times_y - rows * times_x, twice.mT @ times_x - columns * times_y
-        return tuple(
-            part.sum_to_size(point.shape)
-            for part, point in zip((of_x, of_y, of_times_x, of_times_y), (x, y, times_x, times_y), strict=True)
-        )
