@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from cp_bcs.data.pairs import Pair
-from cp_bcs.metrics import words
-from cp_bcs.minimum_risk import Ballot, Weighting, best_weighting, weightings
-from cp_bcs.retrieval import Index, Neighbour
+from cp_bcs.minimum_risk import Ballot, Weighting, best_weighting, said, voices_of, weightings
+from cp_bcs.retrieval import Index
 from cp_bcs.summaries.consensus import NEIGHBOURS
 
 Summarizer = Callable[[Sequence[Pair], Sequence[Pair], int], list[str]]
@@ -52,17 +51,15 @@ def consensus(train: Sequence[Pair], asked: Sequence[Pair], seed: int, dev: Sequ
     index = Index(train)
     by = Weighting()
     if dev:
-        references = [tuple(words(pair.sentence)) for pair in dev]
+        references = [said(pair.sentence) for pair in dev]
         by = best_weighting(
-            [_ballot(heard) for heard in index.search(dev, NEIGHBOURS)], references, weightings(False, False)
+            [Ballot(voices_of(heard)) for heard in index.search(dev, NEIGHBOURS)], references, weightings(False, False)
         )
-    sentences = {tuple(words(pair.sentence)): pair.sentence for pair in train}
-    chosen = ((_ballot(heard).choose(by), heard[0].pair.sentence) for heard in index.search(asked, NEIGHBOURS))
+    sentences = {said(pair.sentence): pair.sentence for pair in train}
+    chosen = (
+        (Ballot(voices_of(heard)).choose(by), heard[0].pair.sentence) for heard in index.search(asked, NEIGHBOURS)
+    )
     return [nearest if choice is None else sentences[choice[0]] for choice, nearest in chosen]
-
-
-def _ballot(heard: Sequence[Neighbour]) -> Ballot:
-    return Ballot([(tuple(words(each.pair.sentence)), each.similarity) for each in heard])
 
 
 BASELINES: Mapping[str, Summarizer] = {

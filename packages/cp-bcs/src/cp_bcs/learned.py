@@ -11,8 +11,7 @@ from cp_bcs.config import DecodingConfig, ModelConfig
 from cp_bcs.data.pairs import Pair
 from cp_bcs.decoding import Hypothesis, looked_at, write
 from cp_bcs.encoding import Encoded, Encoder
-from cp_bcs.metrics import words as sentence_words
-from cp_bcs.minimum_risk import Ballot, Words, best_weighting, weightings
+from cp_bcs.minimum_risk import Ballot, Words, best_weighting, said, voices_of, weightings
 from cp_bcs.model import SummaryNetwork
 from cp_bcs.refining import Refiner, load_refiner, with_pseudo
 from cp_bcs.retrieval import Index, Neighbour
@@ -118,7 +117,7 @@ class Learned:
         _, rows, near, written = self._write(dev)
         best = best_weighting(
             self._ballots(rows, near, written),
-            [tuple(sentence_words(pair.sentence)) for pair in dev],
+            [said(pair.sentence) for pair in dev],
             weightings(shared=self.vectors is not None),
         )
         self.decoding = self.decoding.model_copy(update=best._asdict())
@@ -143,9 +142,9 @@ class Learned:
             close = [*self.vectors.near(self.network, placed, self.decoding.neighbours)]
         return [
             Ballot(
-                near=[(_said(each.pair), each.similarity) for each in heard[: self.decoding.neighbours]],
+                near=voices_of(heard[: self.decoding.neighbours]),
                 written=[(each.words, math.exp(each.likelihood)) for each in sentences if each.words],
-                shared=[[(_said(pair), share) for pair, share in kind] for kind in closest],
+                shared=[[(said(pair.sentence), share) for pair, share in kind] for kind in closest],
             )
             for heard, closest, sentences in zip(near, close, written, strict=True)
         ]
@@ -199,7 +198,3 @@ class Learned:
         if index is not None and network.config.contrast:
             vectors = KnownVectors.load(folder / "vectors.safetensors", index.pairs)
         return cls(encoder, network, index, decoding, refiner, vectors)
-
-
-def _said(pair: Pair) -> Words:
-    return tuple(sentence_words(pair.sentence))

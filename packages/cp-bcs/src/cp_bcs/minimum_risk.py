@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cp_bcs.metrics import NGrams
+from cp_bcs.metrics import NGrams, words
+from cp_bcs.retrieval import Neighbour
 
 Words = tuple[str, ...]
 Voices = Sequence[tuple[Words, float]]
@@ -79,6 +80,17 @@ class Ballot:
         return _gains(self._sentences)
 
 
+@lru_cache(maxsize=1 << 16)
+def said(sentence: str) -> Words:
+    """The words of a sentence as a voice has them."""
+    return tuple(words(sentence))
+
+
+def voices_of(neighbours: Iterable[Neighbour]) -> Voices:
+    """The sentences of known functions, by their similarities."""
+    return [(said(neighbour.pair.sentence), neighbour.similarity) for neighbour in neighbours]
+
+
 def best_weighting(ballots: Sequence[Ballot], references: Sequence[Words], among: Iterable[Weighting]) -> Weighting:
     """The weighting whose choices have the highest mean sentence BLEU, of equals the first.
 
@@ -110,22 +122,6 @@ def weightings(written: bool = True, shared: bool = True) -> list[Weighting]:
         Weighting(*each)
         for each in product(POWERS, TRUSTS if written else (usual.trust,), SHARES if shared else (usual.shared,))
     ]
-
-
-def least_risk(candidates: Sequence[Sequence[str]], weights: Sequence[float]) -> tuple[int, float]:
-    """The candidate with the highest expected sentence BLEU, where each may be right with the chance of its weight.
-
-    Args:
-        candidates: words of sentences.
-        weights: not negative, with a positive sum.
-
-    Returns:
-        Its number, of equals the first, and the expected BLEU, 0 … 1.
-    """
-    chances = np.asarray(weights, dtype=float)
-    expected = _gains(tuple(candidate) for candidate in candidates) @ (chances / chances.sum())
-    best = int(np.argmax(expected))
-    return best, float(expected[best])
 
 
 def _gains(candidates: Iterable[Words]) -> np.ndarray:

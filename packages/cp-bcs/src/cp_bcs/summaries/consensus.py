@@ -7,13 +7,9 @@ them, each weighted by a power of its similarity. With a high power it is the ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-
-import numpy as np
 
 from cp_bcs.data.pairs import Pair
-from cp_bcs.metrics import words
-from cp_bcs.minimum_risk import least_risk
+from cp_bcs.minimum_risk import Ballot, Weighting, said, voices_of
 from cp_bcs.retrieval import Index, Neighbour
 from cp_bcs.summaries.drafts import Draft
 
@@ -62,13 +58,8 @@ def agree(neighbours: Sequence[Neighbour], power: float = POWER) -> tuple[Neighb
     Returns:
         The neighbour, of equals the nearest; None where nothing is similar at all.
     """
-    weights = np.array([max(neighbour.similarity, 0.0) for neighbour in neighbours]) ** power
-    if not len(weights) or weights.sum() <= 0:
+    choice = Ballot(voices_of(neighbours)).choose(Weighting(power))
+    if choice is None:
         return None, 0.0
-    best, expected = least_risk([_words(neighbour.pair.sentence) for neighbour in neighbours], weights.tolist())
-    return neighbours[best], expected
-
-
-@lru_cache(maxsize=1 << 16)
-def _words(sentence: str) -> tuple[str, ...]:
-    return tuple(words(sentence))
+    words, expected = choice
+    return next(neighbour for neighbour in neighbours if said(neighbour.pair.sentence) == words), expected
