@@ -39,6 +39,9 @@ def train(
     head: Annotated[str, typer.Option(help="pointer, or closed: the labels of the training questions.")] = "pointer",
     network: Annotated[str, typer.Option(help="hypermr, path-scorer or hypergraph-conv.")] = "hypermr",
     entities: Annotated[str, typer.Option(help="What walks know of their entities: none or ids.")] = "none",
+    word_vectors: Annotated[
+        str | None, typer.Option(help="A language model whose word vectors are taken: minilm, a folder or a hub name.")
+    ] = None,
     cap: Annotated[int | None, typer.Option(help="Walks per question at most; a sample of them is drawn.")] = None,
     d: Annotated[int, typer.Option(help="Dimension.")] = 64,
     epochs: Annotated[int, typer.Option(help="Passes over the training questions.")] = 15,
@@ -67,6 +70,7 @@ def train(
             "head": head,
             "network": network,
             "entities": entities,
+            "word_vectors": word_vectors,
             "cap": cap,
             "d": d,
         },

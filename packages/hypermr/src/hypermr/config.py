@@ -63,6 +63,8 @@ class ModelConfig(StrictModel):
         head: ``pointer`` names the end of a hyperedge, ``closed`` one of the labels of the training questions.
         hyperedges: ``walks``: each walk is one, as in the paper; ``paths``: walks with the same relations are one.
         entities: what a hyperedge knows of its entities: nothing, or a vector of each (``ids``).
+        word_vectors: a language model (``minilm``, a folder or a hub name) whose vectors of words are taken, fixed and
+            mapped linearly, as the paper takes GloVe's; without one they are drawn and learnt.
         names: a hyperedge knows where the question calls its relations by their names.
         positions: of the question's hyperedges: from the ``topic``, or from the start (``absolute``).
         ngram: tokens of a question's hyperedge.
@@ -86,6 +88,7 @@ class ModelConfig(StrictModel):
     head: Literal["pointer", "closed"] = "pointer"
     hyperedges: Literal["paths", "walks"] = "paths"
     entities: Literal["none", "ids"] = "none"
+    word_vectors: str | None = None
     names: bool = True
     positions: Literal["topic", "absolute"] = "topic"
     ngram: int = Field(default=3, ge=1)

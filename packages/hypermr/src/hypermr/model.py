@@ -14,6 +14,7 @@ from hypermr.layers import Norm, SharedDropout, linear
 from hypermr.manifold import space_of
 from hypermr.method import ClosedHead, HyperMR, PointerHead
 from hypermr.neural_baselines import HypergraphConvolution, PathScorer
+from hypermr.word_vectors import KnownWords
 from mpo_core.repro.training import Batch
 
 REACH_OF_POSITIONS = 32
@@ -45,7 +46,11 @@ class Embeddings(nn.Module):
         d = config.d
         self.ngram, self.from_topic = config.ngram, config.positions == "topic"
         self.pad = vocabulary.numbers([PAD])[0]
-        self.words = nn.Embedding(len(vocabulary.words), d, padding_idx=self.pad)
+        self.words = (
+            nn.Embedding(len(vocabulary.words), d, padding_idx=self.pad)
+            if config.word_vectors is None
+            else KnownWords(config.word_vectors, len(vocabulary.words), d)
+        )
         names = [vocabulary.numbers(relation_words(relation)) for relation in kb.relations]
         longest = max(map(len, names))
         padded = [[*name, *[self.pad] * (longest - len(name))] for name in names]

@@ -18,6 +18,7 @@ from hypermr.hyperbolicity import largest_component, spanning_tree
 from hypermr.hypergraph.encoding import Vocabulary
 from hypermr.inspection import look_inside
 from hypermr.model import AnswerModel
+from hypermr.word_vectors import KnownWords
 from mpo_core import count_parameters
 from mpo_core.errors import DivergedError, UsageError
 from mpo_core.repro.config import TrainingConfig
@@ -52,15 +53,24 @@ def load_parts(config: DataConfig) -> Parts:
 
 
 def new_answerer(model: ModelConfig, config: DataConfig, parts: Parts, seed: int) -> Answerer:
-    """An untrained model for the questions of a split."""
+    """An untrained model for the questions of a split.
+
+    Raises:
+        UsageError: the head ``closed``, and no question has a label.
+        InputFileError: the language model of the word vectors cannot be read.
+    """
     seed_everything(seed)
     vocabulary = Vocabulary.of(parts.train, parts.data.kb)
     labels = list(dict.fromkeys(question.label for question in parts.train if question.label is not None))
     if model.head == "closed" and not labels:
         raise UsageError("the head closed needs questions with a label.")
-    return make_answerer(
+    answerer = make_answerer(
         model, config, parts.data.kb, vocabulary, labels if model.head == "closed" else (), hops=config.hops
     )
+    words = answerer.model.embeddings.words
+    if isinstance(words, KnownWords):
+        words.fill(vocabulary.words)
+    return answerer
 
 
 @dataclass
