@@ -133,6 +133,19 @@ def test_the_size_wanted_is_reached_in_even_steps(tmp_path, spectra, order):
     assert count_parameters(model).total == round(squeezing.size * DENSE)
 
 
+@pytest.mark.parametrize("threshold", [None, 10.0])
+def test_more_stages_than_steps_reach_the_size_and_the_last_model_is_judged(tmp_path, threshold):
+    config = Squeeze(target_size=0.4, stages=3 * STEPS, begin=0.5, end=1.0, threshold=threshold)
+    _, squeezing, _ = run(tmp_path, config)
+    assert squeezing.size <= 0.4
+    steps = [point["step"] for point in squeezing.history]
+    assert steps == sorted(steps)
+    assert len(squeezing.history) == 3 * STEPS + (threshold is not None)
+    if threshold is not None:
+        assert (steps[-1], squeezing.history[-1]["cuts"]) == (STEPS, 0)
+        assert squeezing.history[-1]["metric"] is not None
+
+
 def test_one_bond_at_a_time_of_the_central_tensor_as_the_paper_does(tmp_path):
     config = Squeeze(stages=6, cuts=1, bonds="central", order="error", spectra="initial")
     model, squeezing, _ = run(tmp_path, config)

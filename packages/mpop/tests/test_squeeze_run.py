@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 from mpo_core import DivergedError, UsageError, count_parameters
 from mpo_core.repro.models import load_tokenizer
+from mpop.commands import squeeze
 from mpop.config import Arm, Compression, Squeeze
 from mpop.model import load_compressed, merge_compressed
 from mpop.squeeze_run import SqueezeJob, squeeze_model
@@ -80,6 +81,11 @@ def test_a_plain_folder_becomes_a_squeezed_one_that_merges_back(folder, tmp_path
     ids = torch.randint(1000, 20000, (2, 9), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(plain(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_size_that_the_cuts_do_not_reach_is_told(folder, tmp_path, capsys):
+    squeeze(job(folder, cuts=1), tmp_path / "out")
+    assert "that is more than the 50 % wanted: take more --cuts per stage" in capsys.readouterr().out
 
 
 @pytest.mark.slow

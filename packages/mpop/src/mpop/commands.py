@@ -15,7 +15,7 @@ from mpo_core.repro.atomic import write_json_atomic
 from mpo_core.repro.commands import new_console
 from mpo_core.repro.jobs import refuse_existing
 from mpo_core.repro.models import load_model, load_tokenizer
-from mpop.config import DEFAULT_EXCLUDE, Compression
+from mpop.config import DEFAULT_EXCLUDE, Compression, Squeeze
 from mpop.generate import generate_documents, write_documents
 from mpop.inspection import draw, inspect_model, joined, table_of
 from mpop.model import (
@@ -130,6 +130,9 @@ def squeeze(job: SqueezeJob, out: Path) -> None:
         console.out(f"{name} on {measured.n} examples of {measured.split}: {measured.value:.4f}")
     share = result.after / result.before
     console.out(f"parameters: {result.before:,} -> {result.after:,} ({100 * share:.1f} % of the original)")
+    target = job.arm.squeeze.target_size if isinstance(job.arm.squeeze, Squeeze) else None
+    if target is not None and share > target and not result.stopped:
+        console.out(f"that is more than the {100 * target:g} % wanted: take more --cuts per stage, or more --stages.")
     console.out(f"written to {out}; load it with mpop.load_compressed({str(out)!r})")
 
 

@@ -69,15 +69,15 @@ class DimensionSqueezing(SqueezingState[Squeeze]):
     def after_step(self, step: int, total: int, loss: float, optimizer: torch.optim.Optimizer) -> None:
         """Cut, where it is time to; see `mpo_core.repro.intervention.Intervention`."""
         due = self._due(total)
-        if self._stopped or self._stage >= len(due) or step < due[self._stage]:
-            return
-        metric, made = self._judge(), 0
-        if self._stopped:
-            self._return_to_accepted(optimizer)
-        elif self._stage < self._config.stages:
-            made = self._cut(optimizer)
-        self._stage += 1
-        self.history.append({"step": step, "size": self.size, "metric": metric, "cuts": made, "stopped": self._stopped})
+        while not self._stopped and self._stage < len(due) and step >= due[self._stage]:
+            metric, made = self._judge(), 0
+            if self._stopped:
+                self._return_to_accepted(optimizer)
+            elif self._stage < self._config.stages:
+                made = self._cut(optimizer)
+            self._stage += 1
+            point = {"step": step, "size": self.size, "metric": metric, "cuts": made, "stopped": self._stopped}
+            self.history.append(point)
 
     def state(self) -> Mapping[str, Any]:
         """Bonds and counters."""
@@ -106,10 +106,15 @@ class DimensionSqueezing(SqueezingState[Squeeze]):
         self.history = list(state["history"])
 
     def _due(self, total: int) -> list[int]:
-        """After which steps cuts are made, and at last, with a threshold, the judgement of the last one."""
+        """After which steps cuts are made, and at last, with a threshold, the judgement of the last one.
+
+        A training with fewer steps than stages takes several stages after one step.
+        """
         begin, end, count = self._config.begin * total, self._config.end * total, self._config.stages
-        steps = [max(1, round(begin + k * (end - begin) / count)) for k in range(count)]
-        return steps if self._config.threshold is None else [*steps, max(steps[-1] + 1, round(end))]
+        judged = self._config.threshold is not None
+        last = max(1, total - 1) if judged else total
+        steps = [min(last, max(1, round(begin + k * (end - begin) / count))) for k in range(count)]
+        return [*steps, min(total, max(steps[-1] + 1, round(end)))] if judged else steps
 
     def _judge(self) -> float | None:
         """Measure, if there is a threshold, and say whether the model is still good enough."""
