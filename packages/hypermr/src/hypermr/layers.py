@@ -131,7 +131,7 @@ class Attention(nn.Module):
     def _weights(self, scores: Tensor, present: Tensor) -> Tensor:
         """Of each x for all y (batch, heads, n, m); the scores have the y first, (batch, heads, m, n).
 
-        A softmax over the last dimension is ten times slower on a CPU where that is shorter than a vector register.
+        On a CPU a softmax over the last dimension is not vectorised where that is shorter than a vector register.
         """
         return scores.masked_fill(~present[:, None, :, None], -math.inf).softmax(-2).mT
 
