@@ -190,4 +190,4 @@ def _note_unknown_words(answerer: Answerer, answered: Answered) -> None:
     if answered.question is not None:
         unknown = unknown_words(answerer, answered.question)
         if unknown:
-            console.out(f"note: the model has never seen {', '.join(map(repr, unknown))}.")
+            console.out(f"note: the model does not know {', '.join(map(repr, unknown))}.")

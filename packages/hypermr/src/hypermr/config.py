@@ -64,7 +64,8 @@ class ModelConfig(StrictModel):
         hyperedges: ``walks``: each walk is one, as in the paper; ``paths``: walks with the same relations are one.
         entities: what a hyperedge knows of its entities: nothing, or a vector of each (``ids``).
         word_vectors: a language model (``minilm``, a folder or a hub name) whose vectors of words are taken, fixed and
-            mapped linearly, as the paper takes GloVe's; without one they are drawn and learnt.
+            mapped linearly, as the paper takes GloVe's; questions may use all words that it has one piece for. Without
+            one they are drawn and learnt, of the words of the training questions alone.
         names: a hyperedge knows where the question calls its relations by their names.
         positions: of the question's hyperedges: from the ``topic``, or from the start (``absolute``).
         ngram: tokens of a question's hyperedge.

@@ -58,7 +58,7 @@ def explain(answerer: Answerer, answered: Answered, top: int = 5) -> dict[str, A
 
 
 def unknown_words(answerer: Answerer, question: Question) -> list[str]:
-    """Words of a question that the model has never seen."""
+    """Words of a question that neither the training questions nor the language model of the word vectors have."""
     known = set(answerer.encoder.vocabulary.words)
     return [word for word in question.tokens if word not in known]
 

@@ -105,13 +105,13 @@ class Embeddings(nn.Module):
 
     def of_relations(self, relations: Tensor) -> Tensor:
         """Vectors of relations by number; 0 for absent ones."""
-        names = self.relation_words[relations.clamp_min(0)]
-        vectors = self.words(names[..., 0])
-        if names.shape[-1] > 1:
-            rest = names[..., 1:]
+        names = self.relation_words
+        vectors = self.words(names[:, 0])
+        if names.shape[1] > 1:
+            rest = names[:, 1:]
             count = (rest != self.pad).sum(-1, keepdim=True).clamp_min(1)
             vectors = vectors + self.rest_of_name(self.words(rest).sum(-2) / count)
-        return vectors * (relations != ABSENT).unsqueeze(-1)
+        return functional.embedding(relations.clamp_min(0), vectors) * (relations != ABSENT).unsqueeze(-1)
 
 
 class NamedRelations(nn.Module):

@@ -18,7 +18,7 @@ from hypermr.hyperbolicity import largest_component, spanning_tree
 from hypermr.hypergraph.encoding import Vocabulary
 from hypermr.inspection import look_inside
 from hypermr.model import AnswerModel
-from hypermr.word_vectors import KnownWords
+from hypermr.word_vectors import KnownWords, words_of
 from mpo_core import count_parameters
 from mpo_core.errors import DivergedError, UsageError
 from mpo_core.repro.config import TrainingConfig
@@ -61,6 +61,9 @@ def new_answerer(model: ModelConfig, config: DataConfig, parts: Parts, seed: int
     """
     seed_everything(seed)
     vocabulary = Vocabulary.of(parts.train, parts.data.kb)
+    used = len(vocabulary.words)
+    if model.word_vectors is not None:
+        vocabulary = vocabulary.together_with(words_of(model.word_vectors))
     labels = list(dict.fromkeys(question.label for question in parts.train if question.label is not None))
     if model.head == "closed" and not labels:
         raise UsageError("the head closed needs questions with a label.")
@@ -69,7 +72,7 @@ def new_answerer(model: ModelConfig, config: DataConfig, parts: Parts, seed: int
     )
     words = answerer.model.embeddings.words
     if isinstance(words, KnownWords):
-        words.fill(vocabulary.words)
+        words.fill(vocabulary.words, used)
     return answerer
 
 

@@ -6,6 +6,7 @@ The paper takes GloVe's, and keeps them fixed on PQL.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import cast
 
 import torch
@@ -24,6 +25,8 @@ OWN = (PAD, UNKNOWN, TOPIC)
 class KnownWords(nn.Module):
     """Vectors that were learnt elsewhere and stay as they are, through a linear map.
 
+    So a word that no training question uses is read like those that mean the same.
+
     Args:
         model: the language model that has them, as in `mpo_core.repro.models.resolve_model`; read by `fill` alone.
         count: words.
@@ -41,20 +44,40 @@ class KnownWords(nn.Module):
 
     def forward(self, words: Tensor) -> Tensor:
         """States (..., d) of numbers (...)."""
-        return functional.embedding(words, self.map(self.vectors))
+        return self.map(functional.embedding(words, self.vectors))
 
-    def fill(self, words: Sequence[str]) -> None:
+    def fill(self, words: Sequence[str], used: int) -> None:
         """Take the vectors of these words; see `known_vectors`."""
-        self.vectors.copy_(known_vectors(words, self.model, self.vectors.shape[1]))
+        self.vectors.copy_(known_vectors(words, used, self.model, self.vectors.shape[1]))
 
 
-def known_vectors(words: Sequence[str], model: str, d: int) -> Tensor:
-    """What a language model reads for words: the means of their pieces' vectors, by their principal components.
+@cache
+def words_of(model: str) -> tuple[str, ...]:
+    """The words in lower case that a language model has one piece for, in alphabetical order; kept once read.
+
+    Args:
+        model: as in `mpo_core.repro.models.resolve_model`.
+
+    Raises:
+        InputFileError: its tokenizer cannot be read.
+        MissingPartError: ``minilm`` without its package.
+    """
+    tokenizer = load_tokenizer(model)
+    pieces = tokenizer.batch_decode([[number] for number in range(len(tokenizer))])
+    words = sorted({piece.strip() for piece in pieces if piece.strip().isalpha() and piece.strip().islower()})
+    numbers = tokenizer(words, add_special_tokens=False)["input_ids"]
+    return tuple(word for word, made in zip(words, numbers, strict=True) if len(made) == 1)
+
+
+def known_vectors(words: Sequence[str], used: int, model: str, d: int) -> Tensor:
+    """What a language model reads for words: the means of their pieces' vectors, by the principal components of some.
 
     Those of `OWN` are drawn from torch's generator; that of `PAD` is 0.
 
     Args:
         words: the words; the parts of a name are joined by ``_``.
+        used: so many of them, the first ones, give the mean that is taken off and the components, as far as they have
+            some: words that a model is trained on, and that it has to tell apart.
         model: of the language model, as in `mpo_core.repro.models.resolve_model`.
         d: components; where there are fewer, the rest is 0.
 
@@ -71,10 +94,23 @@ def known_vectors(words: Sequence[str], model: str, d: int) -> Tensor:
     pieces = embedding.weight.detach()
     texts = ["inverse" if word == INVERSE else word.replace("_", " ") for word in words]
     numbers = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    means = torch.stack([pieces[each].mean(0) if each else torch.zeros(pieces.shape[1]) for each in numbers])
-    means = means - means.mean(0)
-    components = means @ torch.linalg.svd(means, full_matrices=False).Vh[:d].mT
+    ends = torch.tensor([len(each) for each in numbers]).cumsum(0)
+    together = torch.tensor([number for each in numbers for number in each])
+    means = functional.embedding_bag(together, pieces, functional.pad(ends, (1, 0))[:-1], mode="mean")
+    means = means - means[:used].mean(0)
+    least = 1e-5 * float(means.norm())
+    axes = _principal_axes(means[:used], d, least)
+    if axes.shape[1] < d:  # few words are told apart by fewer: the others are by these
+        rest = means - means @ axes @ axes.mT
+        axes = torch.cat([axes, _principal_axes(rest, d - axes.shape[1], least)], dim=1)
+    components = means @ axes
     vectors = functional.pad(components, (0, d - components.shape[1]))
     for word, vector in zip(OWN, own, strict=True):
         vectors[words.index(word)] = vector * (word != PAD)
     return functional.normalize(vectors, dim=-1)
+
+
+def _principal_axes(rows: Tensor, most: int, enough: float) -> Tensor:
+    """Orthonormal axes (width, k), at most so many, along which centred rows (n, width) vary most, and enough."""
+    _, spread, axes = torch.linalg.svd(rows, full_matrices=False)
+    return axes[: min(most, int((spread > enough).sum()))].mT

@@ -56,6 +56,10 @@ class Vocabulary:
         words |= dict.fromkeys(word for question in questions for word in question.tokens)
         return cls(tuple(words))
 
+    def together_with(self, words: Iterable[str]) -> Vocabulary:
+        """With more words behind its own."""
+        return Vocabulary(tuple(dict.fromkeys([*self.words, *words])))
+
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {word: number for number, word in enumerate(self.words)}
