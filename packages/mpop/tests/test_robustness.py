@@ -110,6 +110,26 @@ def test_an_unknown_key_on_the_command_line_names_the_nearest(command):
     assert_refused(command("run", "parameters", "--set", "trainig.epochs=3"), 2, "trainig", "training")
 
 
+@pytest.mark.parametrize(
+    ("squeeze", "words"),
+    [
+        ("{}", ["'arms.lfa.squeeze': squeeze needs target_size"]),
+        ("{target_size: 3}", ["'arms.lfa.squeeze.target_size'", "less than 1"]),
+        ("{target_size: 0.5, varinat: released}", ["unknown key 'arms.lfa.squeeze.varinat' (did you mean 'variant'"]),
+        ("{target_size: 0.5, variant: relased}", ["'arms.lfa.squeeze'", "variant paper or released"]),
+        ("{variant: released}", ["'arms.lfa.squeeze.best_loss' is missing"]),
+        ("half", ["'arms.lfa.squeeze'", "expected a mapping"]),
+    ],
+)
+def test_a_squeezing_that_cannot_be(command, squeeze, words):
+    assert_refused(command("run", "mrpc", "--set", f"arms.lfa.squeeze={squeeze}"), 2, *words)
+
+
+def test_a_squeezing_without_an_end(command, tmp_path):
+    result = command("squeeze", "minilm", "--task", "doctext-pairs", "--out", tmp_path / "m")
+    assert_refused(result, 2, "--target-size is missing", "--cuts")
+
+
 def test_a_truncated_weights_file_of_a_plain_model(command, minilm, tmp_path):
     weights = minilm / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1_000_000])

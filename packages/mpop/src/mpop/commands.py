@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from rich.table import Table
 
 from mpo_core import UsageError
@@ -15,6 +15,7 @@ from mpo_core.repro.atomic import write_json_atomic
 from mpo_core.repro.commands import new_console
 from mpo_core.repro.jobs import refuse_existing
 from mpo_core.repro.models import load_model, load_tokenizer
+from mpo_core.repro.reading import keys_to
 from mpop.config import DEFAULT_EXCLUDE, Compression, Squeeze
 from mpop.generate import generate_documents, write_documents
 from mpop.inspection import draw, inspect_model, joined, table_of
@@ -64,7 +65,7 @@ def compression(
             **{name: value for name, value in limits.items() if value is not None},  # pyright: ignore[reportArgumentType]
         )
     except ValidationError as error:
-        raise UsageError(_option_sentence(error, "budget, --bond, --tolerance")) from error
+        raise UsageError(_option_sentence(error, Compression, "budget, --bond, --tolerance")) from error
 
 
 def compress(name: str, out: Path, choices: Compression, dtype: str | None) -> None:
@@ -98,6 +99,8 @@ def squeeze_job(
     Raises:
         UsageError: a value out of range; one sentence that names the option and the range.
     """
+    if squeeze.get("target_size") is None and squeeze.get("cuts") is None:
+        raise UsageError("--target-size is missing: how far to cut, as 0.5; or give --cuts, how far at each stage.")
     start = compression(cores, include, exclude)
     given = {
         "model": model,
@@ -110,7 +113,7 @@ def squeeze_job(
     try:
         return SqueezeJob.model_validate(given)
     except ValidationError as error:
-        raise UsageError(_option_sentence(error)) from error
+        raise UsageError(_option_sentence(error, SqueezeJob)) from error
 
 
 def squeeze(job: SqueezeJob, out: Path) -> None:
@@ -191,10 +194,10 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _option_sentence(error: ValidationError, group: str = "") -> str:
-    """The first thing wrong with some options, in one sentence that names the option."""
+def _option_sentence(error: ValidationError, model: type[BaseModel], group: str = "") -> str:
+    """The first thing wrong with the options that a model was made of, in one sentence that names the option."""
     first = error.errors()[0]
-    names = [str(part) for part in first["loc"] if isinstance(part, str)]
+    names = [key for key in keys_to(first["loc"], model) if not key.isdecimal()]  # no places in lists
     if names[-2:-1] in (["cores"], ["bonds"]):  # a rule: the pattern is the user's
         names = [{"bonds": "bond"}.get(names[-2], names[-2]), f"{names[-1]}={first['input']}"]
         return f"--{' '.join(names)}: {first['msg']}."

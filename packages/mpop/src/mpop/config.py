@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from mpo_core.repro.config import ArmConfig, StrictModel, StudyConfig, TaskConfig, TrainingConfig
 
@@ -132,6 +133,21 @@ class ReleasedSqueeze(StrictModel):
     order: tuple[Structure, ...] | None = None
 
 
+def _variant(given: Any) -> Any:
+    """Whose squeezing is meant: the paper's where nothing is said."""
+    return given.get("variant", "paper") if isinstance(given, Mapping) else getattr(given, "variant", None)
+
+
+AnySqueeze = Annotated[
+    Annotated[Squeeze, Tag("paper")] | Annotated[ReleasedSqueeze, Tag("released")],
+    Discriminator(
+        _variant,
+        custom_error_type="squeeze_variant",
+        custom_error_message="Input should be a mapping, with variant paper or released if any",
+    ),
+]
+
+
 class Arm(ArmConfig):
     """One method: what is decomposed and what is trained.
 
@@ -150,7 +166,7 @@ class Arm(ArmConfig):
     """
 
     compression: Compression | None = None
-    squeeze: Squeeze | ReleasedSqueeze | None = None
+    squeeze: AnySqueeze | None = None
     trains: Trains = "all"
     layers: int = Field(default=1, ge=1)
     lora_rank: int = Field(default=8, ge=1)

@@ -104,7 +104,7 @@ def validation_sentence(error: ValidationError, model: type[BaseModel], where: s
     # An unknown key is usually the cause of the others (the right key then is missing), so it goes first.
     first = min(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
     location = first["loc"]
-    key = _dotted(location, model)
+    key = ".".join(keys_to(location, model))
     kind = first["type"]
     if kind == "extra_forbidden":
         hint = nearest(str(location[-1]), _keys_at(model, location[:-1]))
@@ -128,8 +128,13 @@ def _show(value: Any) -> str:
     return shown if len(shown) <= FOUND_LENGTH else f"{shown[:FOUND_LENGTH]}…"
 
 
-def _dotted(location: Sequence[str | int], model: type[BaseModel]) -> str:
-    """A location as the user would write it: without the tags that pydantic adds for members of a union."""
+def keys_to(location: Sequence[str | int], model: type[BaseModel]) -> list[str]:
+    """The keys of a location as the user would write them: without the tags that pydantic adds for members of a union.
+
+    Args:
+        location: ``loc`` of an error.
+        model: the model that was validated.
+    """
     parts: list[str] = []
     candidates: list[Any] = [model]
     for key in location:
@@ -140,7 +145,7 @@ def _dotted(location: Sequence[str | int], model: type[BaseModel]) -> str:
                 continue
         parts.append(str(key))
         candidates = inner or []
-    return ".".join(parts)
+    return parts
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
@@ -180,7 +185,11 @@ def _models(candidates: Iterable[Any]) -> list[type[BaseModel]]:
 
 
 def _members_named(candidates: Sequence[Any], tag: str) -> list[Any]:
-    """The union members that pydantic means by a tag: a discriminator's value, or a class name."""
+    """The union members that pydantic means by a tag: a discriminator's value, or a class name.
+
+    The name of a class with a validator of its own stands in ``function-after[validator(), name]``.
+    """
+    tag = tag.removesuffix("]").rpartition(", ")[2] if tag.startswith("function-") else tag
 
     def answers(kind: type[BaseModel]) -> bool:
         literals = [f.annotation for f in kind.model_fields.values() if get_origin(f.annotation) is Literal]
