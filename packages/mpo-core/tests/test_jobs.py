@@ -58,6 +58,36 @@ def test_another_job_is_not_gone_on_with(tmp_path: Path, other: Job, says: str) 
     assert (folder / CONFIG).is_file()
 
 
+def test_a_job_goes_on_only_with_what_it_read_before(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    (model / "deep").mkdir(parents=True)
+    weights, triples = model / "deep" / "weights", tmp_path / "triples.tsv"
+    weights.write_bytes(b"1" * 3_000_000)
+    triples.write_text("a\tb\tc\n")
+    out = tmp_path / "out"
+
+    def work(finish: bool) -> None:
+        with unfinished(out, Job(), "doing", [model, triples, tmp_path / "not-there"]) as folder:
+            (folder / "half.txt").write_text("half")
+            if not finish:
+                raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        work(finish=False)
+    for path, other in ((weights, b"1" * 2_999_999 + b"2"), (triples, b"a\tb\td\n")):
+        before = path.read_bytes()
+        path.write_bytes(other)
+        with pytest.raises(UsageError, match=f"another content of {tmp_path / path.relative_to(tmp_path).parts[0]}"):
+            work(finish=True)
+        path.write_bytes(before)
+    weights.rename(model / "weights")
+    with pytest.raises(UsageError, match="another content of"):
+        work(finish=True)
+    (model / "weights").rename(weights)
+    work(finish=True)
+    assert not (tmp_path / "out.doing").exists()
+
+
 def test_a_job_that_was_refused_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError), unfinished(tmp_path / "out", Job(), "doing"):
         raise UsageError("not like this")

@@ -119,9 +119,10 @@ class Encoder:
     def _one(self, pair: Pair, neighbours: Sequence[Neighbour]) -> Encoded:
         config = self.config
         code = _code(config, pair)
-        pieces = self.pieces.numbers([*code, _pseudo(config, pair.pseudo)])
-        per_node, pseudo = pieces[:-1], pieces[-1]
-        if self.reader is not None:
+        if self.reader is None:
+            *per_node, pseudo = self.pieces.numbers([*code, _pseudo(config, pair.pseudo)])
+        else:
+            per_node = self.pieces.numbers(code)
             pseudo = self.reader.numbers(_readable(config, pair.pseudo), config.pseudo_length)
         count = min(len(pair.keys), config.graph_length or len(pair.keys))
         if config.nodes == "instruction":

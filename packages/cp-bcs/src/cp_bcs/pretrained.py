@@ -18,7 +18,7 @@ from cp_bcs.method.encoders import Memory, at_least_one
 from mpo_core.errors import UsageError
 from mpo_core.repro.batches import SortedBatches, padded
 from mpo_core.repro.config import TrainingConfig
-from mpo_core.repro.models import build_model, load_model, load_tokenizer
+from mpo_core.repro.models import build_model, load_config, load_model, load_tokenizer
 from mpo_core.repro.training import Batch, FitResult, fit
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Reader:
     def save(self, folder: Path) -> None:
         """Write configuration and tokenizer, not the weights."""
         self.tokenizer.save_pretrained(folder)
-        build_model(self.name, "backbone", meta=True).config.save_pretrained(folder)
+        load_config(self.name).save_pretrained(folder)
 
 
 class PretrainedEncoder(nn.Module):

@@ -21,6 +21,7 @@ from mpo_core.errors import DivergedError, InputFileError
 from mpo_core.repro.atomic import new_folder, write_json_atomic
 from mpo_core.repro.config import StrictModel, TrainingConfig
 from mpo_core.repro.jobs import refuse_existing, unfinished
+from mpo_core.repro.models import model_folders
 
 REPORT, CALIBRATION = "report.json", "calibration.json"
 
@@ -101,7 +102,7 @@ def train_into(job: TrainJob, out: Path, on_progress: OnProgress | None = None) 
     refuse_existing(out)
     pairs = [pair for folder in job.corpora for pair in read_pairs(Path(folder) / "pairs.jsonl")]
     split = make_split(pairs, job.split)
-    with unfinished(out, job, "training") as folder:
+    with unfinished(out, job, "training", model_folders(job.model.encoder, job.model.refiner)) as folder:
         learned, fitted = learn(
             job.model,
             job.decoding,

@@ -13,6 +13,7 @@ from mpo_core.errors import DivergedError
 from mpo_core.repro.atomic import new_folder, write_json_atomic
 from mpo_core.repro.config import StrictModel, TrainingConfig
 from mpo_core.repro.jobs import unfinished
+from mpo_core.repro.models import model_folders
 
 REPORT = "report.json"
 
@@ -65,7 +66,8 @@ def train_into(job: TrainJob, out: Path, on_progress: Callable[[int, int], None]
         DivergedError: the loss is no longer finite.
         InputFileError: the data cannot be read.
     """
-    with unfinished(out, job, "training") as folder:
+    own = [Path(path) for path in (job.data.kb, job.data.questions) if path is not None]
+    with unfinished(out, job, "training", [*model_folders(job.model.word_vectors), *own]) as folder:
         parts = load_parts(job.data)
         answerer = new_answerer(job.model, job.data, parts, job.seed)
         fitted = train(

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from mpo_core import DivergedError, UsageError, count_parameters
 from mpo_core.repro.config import StrictModel, TaskConfig, TrainingConfig
 from mpo_core.repro.jobs import unfinished
-from mpo_core.repro.models import load_model, load_tokenizer, resolve_model
+from mpo_core.repro.models import load_config, load_model, load_tokenizer, model_folders
 from mpo_core.repro.record import Measurement
 from mpo_core.repro.tasks import EncodedExample, TextBatches, TextTask, encode_split, evaluate_task, load_task
 from mpo_core.repro.training import fit
@@ -85,7 +85,8 @@ def squeeze_model(job: SqueezeJob, out: Path, report: Report | None = None) -> S
     squeeze = job.arm.squeeze
     if squeeze is None:
         raise UsageError("a squeezing needs to say how far: give the arm a squeeze.")
-    with unfinished(out, job, "squeezing") as begun:
+    texts = [Path(path) for path in (job.task.path, job.task.eval_path) if path is not None]
+    with unfinished(out, job, "squeezing", [*model_folders(job.model), *texts]) as begun:
         task = load_task(job.task)
         tokenizer = load_tokenizer(job.model)
         model = load_for_task(job.model, task, job.seed)
@@ -127,7 +128,7 @@ def load_for_task(name: str, task: TextTask, seed: int) -> PreTrainedModel:
     """
     if task.kind == "language-modelling":
         return load_model(name, "causal-lm", seed=seed)
-    own = AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
+    own = load_config(name)
     classifies = any(str(each).endswith("ForSequenceClassification") for each in own.architectures or ())
     if classifies and own.num_labels != task.num_labels:
         raise UsageError(

@@ -75,6 +75,20 @@ def resolve_model(name: str) -> str:
     return str(location)
 
 
+def model_folders(*names: str | None) -> list[Path]:
+    """Where models lie on this machine, as far as they do: those of the hub are left out, and those without a name.
+
+    Args:
+        names: as in `resolve_model`.
+
+    Raises:
+        InputFileError: a path that is no folder.
+        MissingPartError: ``minilm`` without its package.
+    """
+    found = [_locate(name) for name in names if name is not None]
+    return [place for place in found if isinstance(place, Path)]
+
+
 def load_model(
     name: str,
     head: Head,
@@ -152,6 +166,20 @@ def build_model(
         ):
             torch.default_generator.manual_seed(seed)  # of the CPU alone, where weights are made
             return _factory(full, head).from_config(full, trust_remote_code=False).eval()
+
+
+def load_config(name: str) -> PreTrainedConfig:
+    """Load the configuration of a model; the folder need not hold weights.
+
+    Args:
+        name: as in `resolve_model`.
+
+    Raises:
+        InputFileError: none can be found or read there.
+    """
+    location = str(_locate(name))
+    with _readable(name, location, "configuration"):
+        return _config(location, "own", None)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
