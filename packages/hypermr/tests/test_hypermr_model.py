@@ -15,6 +15,7 @@ from hypermr.data.knowledge_base import KnowledgeBase
 from hypermr.data.questions import TOPIC, Question, QuestionSet, tokenize
 from hypermr.hypergraph.encoding import ABSENT, Vocabulary, relation_words
 from hypermr.hypergraph.hyperedges import Hypergraphs
+from hypermr.hypergraph.negatives import with_negatives
 from hypermr.hypergraph.walks import WalkRules
 from hypermr.inspection import look_inside
 from hypermr.layers import Attention, Ledger, SharedDropout, ToSpace
@@ -319,6 +320,56 @@ def test_batches_are_a_function_of_seed_and_epoch(data):
     assert width == max(len(row.tokens) for row in rows)
 
 
+def test_negatives_are_paths_of_other_questions(data):
+    answerer = answerer_of(data, negatives=6)
+    batch = batch_of(answerer, data)
+    known = {tuple(path) for row in batch["relations"].tolist() for path in row}
+    torch.manual_seed(1)
+    seen = [with_negatives(batch, 6) for _ in range(50)]
+    width = batch["relations"].shape[1]
+    counts: list[int] = []
+    for found in seen:
+        assert torch.equal(found["relations"][:, :width], batch["relations"])
+        assert found.keys() == batch.keys()
+        for own, negatives in zip(batch["relations"].tolist(), found["relations"][:, width:].tolist(), strict=True):
+            there = [tuple(path) for path in negatives if path[0] != ABSENT]
+            assert known.issuperset(there)
+            assert len(set(there)) == len(there)
+            assert not set(there) & {tuple(path) for path in own}
+            counts.append(len(there))
+    assert 0 in counts
+    assert max(counts) > 2
+    torch.manual_seed(1)
+    assert torch.equal(with_negatives(batch, 6)["relations"], seen[0]["relations"])
+
+
+def test_negatives_are_wrong_answers_and_there_only_while_a_model_learns(data):
+    answerer = answerer_of(data, negatives=6)
+    model, batch = answerer.model, batch_of(answerer, data, dtype=torch.float32)
+    width = batch["relations"].shape[1]
+    model.train()
+    torch.manual_seed(1)
+    scores = model(batch)
+    torch.manual_seed(1)
+    negatives = with_negatives(batch, 6)["relations"][:, width:, 0] != ABSENT
+    assert torch.equal(scores[:, width:].isfinite(), negatives)
+    assert scores.shape == (12, width + 6)
+    loss = model.loss(scores, batch)
+    likelier = torch.cat([scores[:, :width], scores[:, width:] + 1], dim=1)
+    assert model.loss(likelier, batch) > loss
+    assert model.loss(scores[:, :width], batch) < loss
+    assert model.eval()(batch).shape == (12, width)
+
+
+@pytest.mark.parametrize("network", ["path-scorer", "hypergraph-conv"])
+def test_other_networks_take_negatives_too(data, network):
+    answerer = answerer_of(data, network=network, negatives=4)
+    batch = batch_of(answerer, data, dtype=torch.float32)
+    loss = answerer.model.loss(answerer.model.train()(batch), batch)
+    loss.backward()
+    assert loss.isfinite()
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -326,6 +377,8 @@ def test_batches_are_a_function_of_seed_and_epoch(data):
         ({"geometry": "lorentz", "attention": "dot"}, "dot is for flat space"),
         ({"geometry": "lorentz", "maps": "released-ball"}, "for geometry tangent"),
         ({"start_curvature": 0.0}, "greater than 0"),
+        ({"negatives": 4, "head": "closed"}, "negatives are for"),
+        ({"negatives": 4, "entities": "ids"}, "negatives are for"),
         ({"curvatures": "fixed"}, "Extra inputs"),
     ],
     ids=lambda each: str(each)[:20],

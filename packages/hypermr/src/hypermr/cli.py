@@ -42,6 +42,10 @@ def train(
     word_vectors: Annotated[
         str | None, typer.Option(help="A language model whose word vectors are taken: minilm, a folder or a hub name.")
     ] = None,
+    negatives: Annotated[
+        int | None,
+        typer.Option(help="Hyperedges of other questions among a question's own while it is learnt; 8 where they fit."),
+    ] = None,
     cap: Annotated[int | None, typer.Option(help="Walks per question at most; a sample of them is drawn.")] = None,
     d: Annotated[int, typer.Option(help="Dimension.")] = 64,
     epochs: Annotated[int, typer.Option(help="Passes over the training questions.")] = 15,
@@ -71,6 +75,7 @@ def train(
             "network": network,
             "entities": entities,
             "word_vectors": word_vectors,
+            "negatives": negatives,
             "cap": cap,
             "d": d,
         },

@@ -29,6 +29,9 @@ from mpo_core.repro.progress import StepProgress
 
 console = new_console()
 
+NEGATIVES = 8
+"""Of `train`, unless told otherwise."""
+
 
 def train_job(
     *,
@@ -54,9 +57,12 @@ def train_job(
         "seed": seed,
     }
     try:
-        return TrainJob.model_validate(given)
+        job = TrainJob.model_validate(given)
     except ValidationError as error:
         raise refused_option(error, ("data", "model", "training")) from error
+    if model["negatives"] is not None or not job.model.takes_negatives:
+        return job
+    return job.model_copy(update={"model": job.model.model_copy(update={"negatives": NEGATIVES})})
 
 
 def train(job: TrainJob, out: Path) -> None:

@@ -69,6 +69,8 @@ class ModelConfig(StrictModel):
         names: a hyperedge knows where the question calls its relations by their names.
         positions: of the question's hyperedges: from the ``topic``, or from the start (``absolute``).
         ngram: tokens of a question's hyperedge.
+        negatives: hyperedges of other questions that stand among a question's own while it is learnt, at most; for
+            the head ``pointer`` and hyperedges that know no entities.
         cap: hyperedges' walks per question, at most.
         d: dimension of states.
         heads: of attention.
@@ -93,6 +95,7 @@ class ModelConfig(StrictModel):
     names: bool = True
     positions: Literal["topic", "absolute"] = "topic"
     ngram: int = Field(default=3, ge=1)
+    negatives: int = Field(default=0, ge=0)
     cap: int | None = Field(default=None, ge=1)
     d: int = Field(default=64, ge=2)
     heads: int = Field(default=4, ge=1)
@@ -111,7 +114,14 @@ class ModelConfig(StrictModel):
             raise ValueError(f"attention dot is for flat space, not for geometry {self.geometry}")
         if self.maps != "exact" and self.geometry != "tangent":
             raise ValueError("the released maps are for geometry tangent")
+        if self.negatives and not self.takes_negatives:
+            raise ValueError("negatives are for the head pointer and entities none")
         return self
+
+    @property
+    def takes_negatives(self) -> bool:
+        """Whether a hyperedge of another question can stand among its own: it is known by its relations alone."""
+        return self.head == "pointer" and self.entities == "none"
 
 
 class EmbeddingConfig(StrictModel):

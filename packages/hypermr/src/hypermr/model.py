@@ -10,6 +10,7 @@ from hypermr.config import ModelConfig
 from hypermr.data.knowledge_base import KnowledgeBase
 from hypermr.data.questions import TOPIC
 from hypermr.hypergraph.encoding import ABSENT, PAD, Vocabulary, relation_words
+from hypermr.hypergraph.negatives import right_of, with_negatives
 from hypermr.layers import Norm, SharedDropout, linear
 from hypermr.manifold import space_of
 from hypermr.method import ClosedHead, HyperMR, PointerHead
@@ -212,7 +213,12 @@ class AnswerModel(nn.Module):
         return self.network.curvatures() if isinstance(self.network, HyperMR) else torch.ones(1)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Scores (batch, k) of hyperedges, or (batch, labels)."""
+        """Scores (batch, k) of hyperedges, or (batch, labels).
+
+        While the model is trained, k is larger: negatives stand behind the hyperedges of the batch.
+        """
+        if self.training and self.config.negatives:
+            batch = with_negatives(batch, self.config.negatives)
         question, knowledge, present = self.embeddings(batch)
         question, knowledge = self.network(question, knowledge, present, batch)
         return self.head(question, knowledge, present, self.curvatures[-1])
@@ -231,7 +237,7 @@ class AnswerModel(nn.Module):
             losses = functional.cross_entropy(scores, batch["label"], ignore_index=ABSENT, reduction="none")
             counts = batch["label"] != ABSENT
         else:
-            right = batch["right"]
+            right = right_of(batch, scores.shape[1])
             losses = -torch.logsumexp(scores.log_softmax(-1) + right.clamp_min(UNLIKELY).log(), dim=-1)
             counts = (right > 0).any(-1)
         return losses.masked_fill(~counts, 0).sum() / counts.sum().clamp_min(1)
