@@ -21,8 +21,9 @@ from torch import nn
 from mpo_core.errors import ManifestError, UsageError
 from mpo_core.repro.checkpoint import list_checkpoints
 from mpo_core.repro.config import TrainingConfig
+from mpo_core.repro.fit_result import FitResult
 from mpo_core.repro.optimization import default_parameter_groups, learning_rate_factor
-from mpo_core.repro.training import FitResult, fit
+from mpo_core.repro.training import fit
 
 TOYS = Path(__file__).parent / "toys"
 TRAINING = TrainingConfig(epochs=3, batch_size=8, log_every=4, checkpoint_every=5)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mpo_core import ManifestError, MPOLinear, UsageError, count_parameters, freeze_cores, mpo_layers
 from mpo_core.repro.config import TrainingConfig
-from mpo_core.repro.training import FitResult, fit
+from mpo_core.repro.fit_result import FitResult
+from mpo_core.repro.training import fit
 from mpop.config import ReleasedSqueeze, Squeeze
 from mpop.narrowing import layer_groups
 from mpop.released import ReleasedSqueezing, structure_of

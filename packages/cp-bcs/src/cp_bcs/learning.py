@@ -17,7 +17,8 @@ from cp_bcs.saving import new_network
 from cp_bcs.tokens import code_words
 from mpo_core.errors import UsageError
 from mpo_core.repro.config import TrainingConfig
-from mpo_core.repro.training import FitResult, fit
+from mpo_core.repro.fit_result import FitResult
+from mpo_core.repro.training import fit
 
 OnProgress = Callable[[int, int], None]
 

@@ -18,8 +18,9 @@ from cp_bcs.method.encoders import Memory, at_least_one
 from mpo_core.errors import UsageError
 from mpo_core.repro.batches import SortedBatches, padded
 from mpo_core.repro.config import TrainingConfig
+from mpo_core.repro.fit_result import FitResult
 from mpo_core.repro.models import build_model, load_config, load_model, load_tokenizer
-from mpo_core.repro.training import Batch, FitResult, fit
+from mpo_core.repro.training import Batch, fit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

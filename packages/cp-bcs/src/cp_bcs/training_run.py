@@ -17,7 +17,7 @@ from cp_bcs.learned import Learned
 from cp_bcs.learning import OnProgress, learn
 from cp_bcs.summaries.calibrating import calibrate, judge_drafts
 from cp_bcs.summaries.calibration import Calibration
-from mpo_core.errors import DivergedError, InputFileError
+from mpo_core.errors import InputFileError
 from mpo_core.repro.atomic import new_folder, write_json_atomic
 from mpo_core.repro.config import StrictModel, TrainingConfig
 from mpo_core.repro.jobs import refuse_existing, unfinished
@@ -113,11 +113,7 @@ def train_into(job: TrainJob, out: Path, on_progress: OnProgress | None = None) 
             folder=folder,
             on_progress=on_progress,
         )
-        if fitted.status == "diverged":
-            raise DivergedError(
-                f"the loss was no longer finite after step {fitted.steps}; take a smaller learning rate than "
-                f"{job.learning_rate:g}, and remove {folder}."
-            )
+        fitted.require_completed(job.learning_rate, folder)
         result = _judge(learned, split, job.seed, fitted.resumed_from)
         with new_folder(out) as place:
             learned.save(place)

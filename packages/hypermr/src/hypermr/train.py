@@ -22,9 +22,10 @@ from hypermr.word_vectors import KnownWords, words_of
 from mpo_core import count_parameters
 from mpo_core.errors import DivergedError, UsageError
 from mpo_core.repro.config import TrainingConfig
+from mpo_core.repro.fit_result import FitResult
 from mpo_core.repro.record import Measurement, ParameterCount, TrialOutcome
 from mpo_core.repro.seeding import seed_everything
-from mpo_core.repro.training import FitResult, fit
+from mpo_core.repro.training import fit
 from mpo_core.repro.trial import Trial
 
 

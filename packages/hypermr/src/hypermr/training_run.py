@@ -9,7 +9,6 @@ from pathlib import Path
 from hypermr.config import DataConfig, ModelConfig
 from hypermr.evaluate import Judged, SplitReport, judge, report_split
 from hypermr.train import load_parts, new_answerer, train
-from mpo_core.errors import DivergedError
 from mpo_core.repro.atomic import new_folder, write_json_atomic
 from mpo_core.repro.config import StrictModel, TrainingConfig
 from mpo_core.repro.jobs import unfinished
@@ -79,11 +78,7 @@ def train_into(job: TrainJob, out: Path, on_progress: Callable[[int, int], None]
             folder=folder,
             on_progress=on_progress,
         )
-        if fitted.status == "diverged":
-            raise DivergedError(
-                f"the loss was no longer finite after step {fitted.steps}; take a smaller learning rate than "
-                f"{job.learning_rate:g}, and remove {folder}."
-            )
+        fitted.require_completed(job.learning_rate, folder)
         result = TrainResult(
             dev=judge(answerer, parts.dev),
             test=judge(answerer, parts.test),

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from mpo_core import DivergedError, UsageError, count_parameters
+from mpo_core import UsageError, count_parameters
 from mpo_core.repro.config import StrictModel, TaskConfig, TrainingConfig
 from mpo_core.repro.jobs import unfinished
 from mpo_core.repro.models import load_config, load_model, load_tokenizer, model_folders
@@ -106,11 +106,7 @@ def squeeze_model(job: SqueezeJob, out: Path, report: Report | None = None) -> S
             intervention=squeezing,
             on_progress=None if report is None else lambda step, total: report(step, total, squeezing),
         )
-        if fitted.status == "diverged":
-            raise DivergedError(
-                f"the loss was no longer finite after step {fitted.steps}; take a smaller learning rate than "
-                f"{job.learning_rate:g}, and remove {begun}."
-            )
+        fitted.require_completed(job.learning_rate, begun)
         model.eval()
         judged = encode_split(task, "eval", tokenizer, job.task.max_length)
         metrics = evaluate_task(model, judged, task, job.training.batch_size, "eval")

@@ -34,6 +34,7 @@ from mpo_core.repro.checkpoint import (
     save_checkpoint,
 )
 from mpo_core.repro.config import TrainingConfig
+from mpo_core.repro.fit_result import FitResult
 from mpo_core.repro.intervention import Intervention
 from mpo_core.repro.optimization import default_parameter_groups, learning_rate_factor
 from mpo_core.repro.record import SeriesPoint
@@ -54,25 +55,6 @@ class BatchSource(Protocol):
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch; every tensor's first dimension is the row of the batch."""
         ...
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a fit did.
-
-    Args:
-        status: ``diverged`` when the loss or the gradient norm became NaN or infinite; training stops there.
-        steps: optimizer steps done, those before a resume included.
-        series: the logged points: mean ``loss`` since the point before, ``learning_rate``, ``grad_norm``.
-        seconds: training time, that before a resume included.
-        resumed_from: step of the checkpoint that this call started from, 0 for none.
-    """
-
-    status: Literal["completed", "diverged"]
-    steps: int
-    series: list[SeriesPoint]
-    seconds: float
-    resumed_from: int
 
 
 def fit(
