@@ -185,11 +185,7 @@ def _models(candidates: Iterable[Any]) -> list[type[BaseModel]]:
 
 
 def _members_named(candidates: Sequence[Any], tag: str) -> list[Any]:
-    """The union members that pydantic means by a tag: a discriminator's value, or a class name.
-
-    The name of a class with a validator of its own stands in ``function-after[validator(), name]``.
-    """
-    tag = tag.removesuffix("]").rpartition(", ")[2] if tag.startswith("function-") else tag
+    """The union members that pydantic means by a tag: a discriminator's value, or a class name."""
 
     def answers(kind: type[BaseModel]) -> bool:
         literals = [f.annotation for f in kind.model_fields.values() if get_origin(f.annotation) is Literal]
