@@ -11,6 +11,7 @@ from torch import Tensor
 from cp_bcs.encoding import Encoded, Encoder
 from cp_bcs.model import SummaryNetwork
 from cp_bcs.tokens import END_NUMBER, PAD_NUMBER, START_NUMBER, UNKNOWN_NUMBER
+from mpo_core.repro.devices import device_of, to_device
 from mpo_core.repro.training import Batch
 
 _NEVER = (PAD_NUMBER, UNKNOWN_NUMBER, START_NUMBER)
@@ -45,8 +46,7 @@ def write(
     found: list[list[Hypothesis]] = []
     for start in range(0, len(rows), batch_size):
         block = rows[start : start + batch_size]
-        device = next(network.parameters()).device
-        batch = {name: tensor.to(device) for name, tensor in encoder.batch(block).items()}
+        batch = to_device(encoder.batch(block), device_of(network))
         kept = _search(network, batch, beams)
         for row, hypotheses in zip(block, kept, strict=True):
             known = (*encoder.words.known, *row.extra)
@@ -125,8 +125,8 @@ def looked_at(network: SummaryNetwork, encoder: Encoder, row: Encoded, words: Se
     """
     behind = {word: len(encoder.words) + number for number, word in enumerate(row.extra)}
     numbers = [behind.get(word, encoder.words.number(word)) for word in words][: network.config.summary_length - 1]
-    device = next(network.parameters()).device
-    batch = {name: tensor.to(device) for name, tensor in encoder.batch([row]).items()}
+    device = device_of(network)
+    batch = to_device(encoder.batch([row]), device)
     given = torch.tensor([[START_NUMBER, *numbers]], device=device)
     looked = network.write(given, network.read(batch), batch).looked
     return {

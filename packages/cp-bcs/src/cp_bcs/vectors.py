@@ -16,6 +16,7 @@ from cp_bcs.encoding import Encoded, Encoder
 from cp_bcs.method.shared_space import WARMTH
 from cp_bcs.model import SummaryNetwork
 from mpo_core.errors import InputFileError
+from mpo_core.repro.devices import device_of, to_device
 
 Weighted = tuple[Pair, float]
 """A known function and its share, of those that are looked at, of the chances."""
@@ -62,9 +63,8 @@ class KnownVectors:
         """
         with torch.no_grad():
             alike = placed @ self.functions.mT * WARMTH
-            fitting = network.shared_space.likeness(
-                placed.to(_device(network)), self.sentences.to(_device(network))
-            ).cpu()
+            device = device_of(network)
+            fitting = network.shared_space.likeness(placed.to(device), self.sentences.to(device)).cpu()
         kinds = [self._likeliest(logits, k) for logits in (alike, fitting)]
         return list(zip(*kinds, strict=True))
 
@@ -116,10 +116,5 @@ def place(network: SummaryNetwork, encoder: Encoder, rows: Sequence[Encoded]) ->
 
 
 def _batches(network: SummaryNetwork, encoder: Encoder, rows: Sequence[Encoded]) -> list[dict[str, Tensor]]:
-    device = _device(network)
     made = (encoder.batch(rows[start : start + _BATCH]) for start in range(0, len(rows), _BATCH))
-    return [{name: tensor.to(device) for name, tensor in batch.items()} for batch in made]
-
-
-def _device(network: SummaryNetwork) -> torch.device:
-    return next(network.parameters()).device
+    return [to_device(batch, device_of(network)) for batch in made]

@@ -24,6 +24,7 @@ from hypermr.model import AnswerModel
 from mpo_core.errors import InputFileError
 from mpo_core.repro.atomic import write_json_atomic
 from mpo_core.repro.config import StrictModel
+from mpo_core.repro.devices import device_of, to_device
 from mpo_core.repro.reading import validation_sentence
 from mpo_core.repro.tasks.task import read_utf8
 
@@ -147,13 +148,14 @@ class Answerer:
 
     @torch.no_grad()
     def probabilities(self, rows: Sequence[Encoded]) -> Iterator[tuple[Encoded, Tensor]]:
-        """For each question, in order, the probabilities of its hyperedges, or of the labels."""
-        training = self.model.training
+        """For each question, in order, the probabilities of its hyperedges, or of the labels, on the CPU."""
+        training, device = self.model.training, device_of(self.model)
         self.model.eval()
         try:
             for start in range(0, len(rows), BATCH):
                 part = rows[start : start + BATCH]
-                yield from zip(part, self.model(self.encoder.batch(part)).softmax(-1), strict=True)
+                logits = self.model(to_device(self.encoder.batch(part), device))
+                yield from zip(part, logits.softmax(-1).cpu(), strict=True)
         finally:
             self.model.train(training)
 

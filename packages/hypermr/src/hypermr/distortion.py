@@ -24,7 +24,7 @@ from mpo_core.errors import DivergedError
 
 with warnings.catch_warnings():
     # It still compiles its formulas with torch.jit, which torch means to give up.
-    warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
+    warnings.filterwarnings("ignore", "`torch.jit")
     import geoopt
 
 PAIRS = 4096

@@ -12,6 +12,7 @@ from hypermr.data.questions import Question
 from hypermr.layers import Ledger, ToSpace
 from hypermr.method import Curvatures
 from mpo_core.errors import UsageError
+from mpo_core.repro.devices import device_of, to_device
 
 BINS = 24
 """Of the histogram of radii."""
@@ -66,13 +67,13 @@ def look_inside(answerer: Answerer, questions: Sequence[Question]) -> Inside:
             part = rows[start : start + BATCH]
             batch = {
                 name: tensor.double() if tensor.is_floating_point() else tensor
-                for name, tensor in answerer.encoder.batch(part).items()
+                for name, tensor in to_device(answerer.encoder.batch(part), device_of(model)).items()
             }
             with holder.watch() as curvatures:
                 loss = model.loss(model(batch), batch)
                 (gradient,) = torch.autograd.grad(loss, curvatures, allow_unused=True)
             if gradient is not None:
-                gradients += gradient * len(part) / len(rows)
+                gradients += gradient.cpu() * len(part) / len(rows)
     finally:
         for entrance in entrances:
             entrance.ledger = None

@@ -34,6 +34,7 @@ from mpo_core.repro.checkpoint import (
     save_checkpoint,
 )
 from mpo_core.repro.config import TrainingConfig
+from mpo_core.repro.devices import to_device
 from mpo_core.repro.fit_result import FitResult
 from mpo_core.repro.intervention import Intervention
 from mpo_core.repro.optimization import default_parameter_groups, learning_rate_factor
@@ -238,8 +239,7 @@ class _Loop:
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * factor
         self.optimizer.zero_grad()
-        device = self.accelerator.device
-        loss, mean = self._loss({name: tensor.to(device) for name, tensor in batch.items()})
+        loss, mean = self._loss(to_device(batch, self.accelerator.device))
         if not math.isfinite(mean):
             return False
         self.accelerator.backward(loss)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mpo_core.errors import UsageError
+from mpo_core.repro.devices import device_of, to_device
 from mpo_core.repro.metrics import compute_metrics, perplexity
 from mpo_core.repro.record import Measurement
 from mpo_core.repro.tasks.batches import IGNORED, EncodedExample, Masking, TextBatches
@@ -97,9 +98,9 @@ def _predictions(model: nn.Module, batches: TextBatches) -> tuple[list[float], l
 
 def _on_device(model: nn.Module, batches: TextBatches) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """Each batch as inputs and labels, on the model's device."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     for batch in batches.epoch(0):
-        moved = {name: tensor.to(device) for name, tensor in batch.items()}
+        moved = to_device(batch, device)
         if "labels" not in moved:
             raise UsageError("these examples have no labels, so there is nothing to measure.")
         yield moved, moved.pop("labels")
