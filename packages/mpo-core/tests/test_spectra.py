@@ -48,6 +48,11 @@ def test_entropy_is_bounded_and_does_not_depend_on_the_scale(values, scale):
     assert entanglement_entropy(spectrum * scale) == pytest.approx(entropy, abs=1e-9)
 
 
+def test_entropy_of_values_whose_squares_are_no_numbers():
+    for size in (1e-160, 1e-300, 1e160, 1e300):
+        assert entanglement_entropy(torch.full((4,), size, dtype=torch.float64)) == pytest.approx(math.log(4))
+
+
 def test_entropy_of_half_precision_is_that_of_its_values():
     values = torch.tensor([300.0, 200.0, 1.0])  # their squares overflow float16
     assert entanglement_entropy(values.half()) == pytest.approx(entanglement_entropy(values))

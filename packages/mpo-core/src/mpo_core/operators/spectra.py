@@ -39,14 +39,15 @@ def entanglement_entropy(
         NonFiniteError: it holds NaN or infinity.
     """
     values = _checked(spectrum, "entanglement_entropy: `spectrum`")
-    norm = vector_norm(values)
+    largest = values.max() if len(values) else 0
     if normalization not in ("probability", "released"):
         raise UsageError(
             f"entanglement_entropy: normalization is {normalization!r}; expected 'probability' or 'released'."
         )
-    if norm == 0:
+    if largest == 0:
         return 0.0
-    weights = values / norm
+    values = values / largest  # or the squares of small ones vanish
+    weights = values / vector_norm(values)
     if normalization == "probability":
         weights = weights.square()
     # xlogy-free: zeros contribute nothing, as x ln x -> 0.
