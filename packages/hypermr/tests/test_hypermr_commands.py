@@ -112,6 +112,11 @@ def test_answer_says_what_and_why(trained):
     assert "P5 -parent-> P38" in text
     code, text = invoke("answer", "--model", trained, "what does P5 's parent like ?")
     assert "-likes [most]->" in text  # not taken for markup
+    code, text = invoke("answer", "--model", trained, "who is the parent of P5 or P7 ?", "--topic", "P7")
+    assert "topic: P7" in text
+    code, text = invoke("answer", "--model", trained, "who is the parent of P5 or P7 ?")
+    assert "topic: P5" in text
+    assert "also names 'P7'" in text
     code, text = invoke("answer", "--model", trained, "what does P5 's grandmother like ?")
     assert "does not know 'grandmother'" in text
 
@@ -139,7 +144,12 @@ def test_explain_tells_everything(trained, tmp_path):
     best = told["answers"][0]
     assert best["entity"] == "P10"
     assert best["because"][0]["walks"] == ["P1 -parent-> P10"]
-    assert sum(answer["probability"] for answer in told["answers"]) == pytest.approx(1, abs=1e-3)
+    ways = told["knowledge_hyperedges"]
+    assert [way["relations"] for way in ways[:1]] == [["parent"]]
+    assert sum(way["probability"] for way in ways) == pytest.approx(1, abs=1e-3)
+    walks = [walk for way in ways for walk in way["walks"]]
+    assert sorted(walk["reason"] for walk in walks)[0] == "1 relation from P1; number 1 of 6"
+    assert len(walks) == 6
     svg = (tmp_path / "disc.svg").read_text(encoding="utf-8")
     ElementTree.fromstring(svg)  # noqa: S314 - our own file
     assert svg.count("<path") > 10
@@ -251,3 +261,47 @@ def test_options_that_cannot_be(changes, says):
 def test_an_unknown_data_set_is_refused(tmp_path):
     with pytest.raises(UsageError, match="unknown data 'PQ-9H'"):
         invoke("train", "--data", "PQ-9H", "--out", tmp_path / "m")
+
+
+def test_odd_questions_are_noted(tmp_path):
+    (tmp_path / "kb.tsv").write_text("".join(f"p{n}\tchild\tp{n + 1}\n" for n in range(12)))
+    rows = [f"who is the child of p{n} ?\tp{n}\tp{n + 1}" for n in range(9)]
+    rows += ["who is it ?\tp3\tp4", "who is the nephew of p0 ?\tp0\tp9"]
+    (tmp_path / "questions.tsv").write_text("\n".join(rows))
+    options = ("--kb", tmp_path / "kb.tsv", "--questions", tmp_path / "questions.tsv", "--hops", 1, "--d", 8)
+    code, text = invoke("train", *options, "--epochs", 1, "--out", tmp_path / "m")
+    assert code == 0
+    assert "1 of 11 questions do not name their topic, as 'who is it ?'" in text
+    notes = [line for line in text.splitlines() if "no answer is the end" in line]
+    assert all("1 of" in note and "up to 1 relations" in note for note in notes)
+
+
+@pytest.mark.parametrize("rate", ["-1", "0", "nan", "inf"])
+def test_learning_rates_that_cannot_be(own, tmp_path, rate):
+    options = ("--kb", own / "kb.tsv", "--questions", own / "questions.tsv", "--out", tmp_path / "m")
+    with pytest.raises(UsageError, match="--learning-rate"):
+        invoke("train", *options, "--learning-rate", rate)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_is_inspected_from_another_folder(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(own)
+    options = ("--kb", "kb.tsv", "--questions", "questions.tsv", "--hops", 1, "--d", 8, "--epochs", 1)
+    assert invoke("train", *options, "--out", tmp_path / "m")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    code, text = invoke("inspect", "--model", "m")
+    assert code == 0
+    assert "points" in text
+
+
+def test_train_takes_negatives_where_they_fit(own):
+    from hypermr.commands import NEGATIVES, train_job
+
+    def job(**model: object) -> TrainJob:
+        data = {"name": None, "kb": own / "kb.tsv", "questions": own / "questions.tsv"}
+        return train_job(data=data, model={"negatives": None, **model}, training={}, learning_rate=0.01, seed=0)
+
+    assert job().model.negatives == NEGATIVES
+    assert job(negatives=3).model.negatives == 3
+    assert job(head="closed").model.negatives == 0
+    assert job(entities="ids").model.negatives == 0

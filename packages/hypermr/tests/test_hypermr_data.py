@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypermr.data.hierarchies import HierarchyConfig, generate_hierarchy
 from hypermr.data.knowledge_base import KnowledgeBase, read_knowledge_base
 from hypermr.data.pathquestion import FOLDER, KNOWLEDGE_BASES, load_pathquestion, parse_question
-from hypermr.data.questions import TOPIC, find_topic, read_questions, tokenize
+from hypermr.data.questions import TOPIC, read_questions, tokenize
 from hypermr.data.splits import make_split, random_split
+from hypermr.data.topics import EntityNames, entities_named, find_topic
 from mpo_core.errors import InputFileError, UsageError
 
 DATA = Path(os.environ.get("MPO_DATA", Path(__file__).parents[4] / "shared" / "data")) / FOLDER
@@ -32,8 +33,8 @@ def family() -> KnowledgeBase:
     return KnowledgeBase.of(FAMILY)
 
 
-def path_of(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "file.tsv"
+def path_of(tmp_path: Path, text: str, name: str = "file.tsv") -> Path:
+    path = tmp_path / name
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -122,6 +123,7 @@ def test_questions_of_the_user(tmp_path, family):
         ("who\tann\tben|cy_(jr)\tkid", "'kid' is no relation"),
         ("who\tann\tben\tchild", "the path leads from 'ann' to other entities"),
         ("who\tann\t", "the answers is empty"),
+        ("who\tann\t|", "the answers are empty"),
     ],
 )
 def test_bad_questions_are_told_with_line_and_reason(tmp_path, family, row, says):
@@ -143,10 +145,40 @@ def test_too_few_questions(tmp_path, family):
         ("about cy (jr)?", "cy_(jr)", (6, 13)),
         ("annual", "ann", None),
         ("", "ann", None),
+        ("谁是北京的市长?", "北京", (2, 4)),
+        ("서울의 시장은?", "서울", (0, 2)),
+        ("wer ist Zoë?", "Zoë", (8, 11)),
+        ("Straße", "Stra", None),
     ],
 )
 def test_a_topic_is_found_as_a_whole_word(text, topic, place):
     assert find_topic(text, topic) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "wanted"),
+    [
+        ("the tracks of Believe", ["BELIEVE", "Believe"], ("Believe",)),
+        ("the tracks of believe", ["BELIEVE", "Believe"], ("BELIEVE",)),
+        ("Place_of_birth of Devin", ["Place_of_Birth", "Devin"], ("Devin", "Place_of_Birth")),
+        ("Ada and New York City", ["York", "New_York_City", "Ada", "New_York"], ("New_York_City", "Ada")),
+        ("nobody", ["body", "no"], ()),
+    ],
+)
+def test_entities_in_their_own_spelling_come_first_and_longer_ones_before(text, names, wanted):
+    assert entities_named(text, EntityNames(names)) == wanted
+
+
+def test_letters_with_marks_are_one_however_they_are_typed(tmp_path):
+    apart, together = "Zoe\u0308", "Zo\u00eb"
+    kb = read_knowledge_base(path_of(tmp_path, f"{apart}\tmother\tAda\n", "kb.tsv"))
+    assert kb.entities == (together, "Ada")
+    rows = f"who is the mother of {apart} ?\t{together}\tAda\n" * 3
+    assert read_questions(path_of(tmp_path, rows), kb).questions[0].tokens[-2:] == (TOPIC, "?")
+
+
+def test_letters_of_scripts_without_blanks_are_words():
+    assert tokenize("谁是北京的市长?", "北京") == ("谁", "是", TOPIC, "的", "市", "长", "?")
 
 
 def test_tokens_without_a_topic():

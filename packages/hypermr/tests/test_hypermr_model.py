@@ -183,7 +183,7 @@ def test_a_topic_that_leads_nowhere_gives_no_candidates():
     assert "'z' is no entity" in answerer.answer("what ?", "z").reason
     answered = answerer.answer("what is a to ?")
     assert {candidate.entity for candidate in answered.candidates} == {"b", "c"}
-    assert sum(candidate.probability for candidate in answered.candidates) == pytest.approx(1)
+    assert sum(candidate.probability for candidate in answered.candidates) == pytest.approx(1)  # two ways, two ends
     # one that leads on and one that does not, in one batch, where the right answer cannot be reached
     nowhere = Question("c ?", (TOPIC, "?"), "c", frozenset("a"), None, "q")
     rows = [answerer.encoder.encode(question) for question in (asked[0], nowhere)]
@@ -283,6 +283,25 @@ def test_relations_are_called_by_their_last_part():
     assert relation_words("/people/person/gender") == ("gender", "person", "people")
     assert relation_words("^__film__film__director") == ("director", "film", "film", "^")
     assert relation_words("__") == ("__",)
+
+
+@pytest.mark.parametrize(
+    "relation", ["place_of_birth", "/people/person/place of birth", "placeOfBirth", "Place-Of_Birth"]
+)
+def test_a_question_names_a_relation_in_several_words(relation):
+    kb = KnowledgeBase.of([("ann", relation, "rome"), ("ann", "child", "ben")])
+    asked = [
+        Question(text, tokenize(text, "ann"), "ann", frozenset(["rome"]), None, "rome")
+        for text in ("what is the place of birth of ann ?", "what is the birth of ann in that place ?")
+    ]
+    answerer = answerer_of(QuestionSet("tiny", (*asked, asked[0]), kb, {}))
+    batch = answerer.encoder.batch([answerer.encoder.encode(question) for question in asked])
+    named = answerer.model.embeddings.named
+    assert named is not None
+    places = named.named(torch.arange(2), batch["tokens"])
+    assert places[0, 0].nonzero().flatten().tolist() == [3]
+    assert not places[1].any()
+    assert not places[0, 1].any()
 
 
 def test_hyperedges_join_walks_along_the_same_relations():
@@ -391,3 +410,37 @@ def test_models_that_cannot_be(options, says):
 def test_a_network_without_curvature_cannot_be_looked_into(data):
     with pytest.raises(UsageError, match="path-scorer has no curvature"):
         look_inside(answerer_of(data, network="path-scorer"), data.questions)
+
+
+def test_all_ends_of_the_likeliest_hyperedge_come_before_others():
+    """An employer of twenty is as right about each as one of one."""
+    kb = KnowledgeBase.of([*(("acme", "employs", f"p{n}") for n in range(20)), ("acme", "based_in", "rome")])
+    people = frozenset(f"p{n}" for n in range(20))
+    asked = Question("whom does acme employ ?", tokenize("whom does acme employ ?", "acme"), "acme", people, None, "p0")
+    answerer = answerer_of(QuestionSet("tiny", (asked,) * 3, kb, {}))
+    row = answerer.encoder.encode(asked)
+    employs = next(n for n, edge in enumerate(row.hyperedges) if kb.relations[edge.relations[0]] == "employs")
+    chances = torch.full((2,), 0.1)
+    chances[employs] = 0.9
+    candidates = answerer.candidates_of(row, chances)
+    assert {each.entity for each in candidates[:20]} == people
+    assert [each.probability for each in candidates] == pytest.approx([0.9] * 20 + [0.1])
+
+
+def test_of_equally_likely_answers_the_share_that_is_right_counts(data):
+    from hypermr.evaluate import judge
+
+    kb = KnowledgeBase.of([("acme", "employs", f"p{n}") for n in range(4)])
+    text = "whom does acme employ ?"
+    asked = Question(text, tokenize(text, "acme"), "acme", frozenset(["p1"]), None, "p1")
+    judged = judge(answerer_of(QuestionSet("tiny", (asked,) * 3, kb, {})), [asked])
+    assert (judged.accuracy, judged.likelihood, judged.reachable) == (0.25, 0.25, 1.0)
+
+
+def test_padding_is_no_point(data):
+    answerer = answerer_of(data)
+    together = look_inside(answerer, data.questions[:20])
+    alone = [look_inside(answerer, [question]) for question in data.questions[:20]]
+    assert together.points == sum(inside.points for inside in alone)
+    mean = sum(inside.radius * inside.points for inside in alone) / together.points
+    assert together.radius == pytest.approx(mean, rel=1e-4)

@@ -86,6 +86,24 @@ def test_ties_go_to_the_rate_that_stands_first() -> None:
     assert choose_learning_rates(study(), sweep_of({0.1: (0.5, 0.5), 0.2: (0.5, 0.5)}))["a"] == 0.1
 
 
+def test_a_second_metric_decides_ties() -> None:
+    from mpo_core.repro.record import Measurement
+
+    records = sweep_of({0.1: (0.5, 0.5), 0.2: (0.5, 0.5), 0.3: (0.4, 0.4)})
+    fits = dict(zip((0.1, 0.2, 0.3), (0.2, 0.3, 0.9), strict=True))
+    told = [
+        record.model_copy(
+            update={
+                "metrics": record.metrics | {"fit": Measurement(value=fits[record.learning_rate or 0], split="select")}
+            }
+        )
+        for record in records
+    ]
+    assert choose_learning_rates(study(select_tie="fit"), told)["a"] == 0.2
+    with pytest.raises(UsageError, match="select_tie 'fit' is not what arm 'a' measures"):
+        choose_learning_rates(study(select_tie="fit"), records)
+
+
 def test_diverged_trials_lose() -> None:
     records = sweep_of({0.1: (0.2, 0.2), 0.2: (0.9, None), 0.3: (None, None)})
     assert choose_learning_rates(study(), records)["a"] == 0.1

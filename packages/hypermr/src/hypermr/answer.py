@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from hypermr.config import DataConfig, ModelConfig
 from hypermr.data.knowledge_base import KnowledgeBase
-from hypermr.data.questions import Question, find_topic, tokenize
+from hypermr.data.questions import Question, tokenize
+from hypermr.data.topics import EntityNames, entities_named, normalized
 from hypermr.hypergraph.encoding import Encoded, Encoder, Vocabulary
 from hypermr.hypergraph.hyperedges import Hyperedge, Hypergraphs
 from hypermr.hypergraph.walks import Walk, WalkRules
@@ -40,7 +42,8 @@ class Candidate:
 
     Attributes:
         entity: its name.
-        probability: that it is the answer.
+        probability: that it is a right answer: of all hyperedges that lead to it, together. All entities to which the
+            right relations lead are right, so that the sum over entities may exceed 1.
         hyperedges: those that lead to it, with their probabilities, the likeliest first; none for a closed vocabulary.
     """
 
@@ -57,11 +60,13 @@ class Answered:
         candidates: the likeliest first.
         reason: why there are none; empty where there are.
         question: as it was understood; None where no topic was found.
+        named: all entities that the text names, the one that was taken for the topic first; empty where it was given.
     """
 
     candidates: tuple[Candidate, ...]
     reason: str = ""
     question: Question | None = None
+    named: tuple[str, ...] = ()
 
 
 class Answerer:
@@ -87,28 +92,24 @@ class Answerer:
 
         Args:
             text: the question.
-            topic: the entity that it is about; the longest one that the text names unless given.
+            topic: the entity that it is about; the first one of `entities_named` unless given.
         """
+        text, named = normalized(text), tuple[str, ...]()
         if topic is None:
-            topic = self.find_topic(text)
-            if topic is None:
+            named = entities_named(text, self._names)
+            if not named:
                 return Answered((), f"no entity of {self.kb.name} is named in the question.")
+            topic = named[0]
         if topic not in self.kb.entity_ids:
             return Answered((), f"the topic {topic!r} is no entity of {self.kb.name}.")
         question = Question(text, tokenize(text, topic), topic, frozenset())
         candidates = next(self.candidates([self.encoder.encode(question)]))
-        if not candidates:
-            return Answered((), f"nothing leads on from {topic!r} in {self.kb.name}.", question)
-        return Answered(candidates, question=question)
+        reason = "" if candidates else f"nothing leads on from {topic!r} in {self.kb.name}."
+        return Answered(candidates, reason, question, named)
 
-    def find_topic(self, text: str) -> str | None:
-        """The longest entity that a text names."""
-        lowered = text.lower()
-        for name in sorted(self.kb.entities, key=lambda name: (-len(name), name)):
-            spelled = name.lower()
-            if (spelled in lowered or spelled.replace("_", " ") in lowered) and find_topic(text, name):
-                return name
-        return None
+    @cached_property
+    def _names(self) -> EntityNames:
+        return EntityNames(self.kb.entities)
 
     def candidates(self, rows: Sequence[Encoded]) -> Iterator[tuple[Candidate, ...]]:
         """For each question the entities by their probability."""
@@ -132,7 +133,7 @@ class Answerer:
             found = [
                 Candidate(
                     self.kb.entities[end],
-                    sum(chance / len(hyperedge.ends) for hyperedge, chance in leading),
+                    sum(chance for _, chance in leading),
                     tuple(sorted(leading, key=lambda pair: -pair[1])),
                 )
                 for end, leading in ways.items()
@@ -249,7 +250,8 @@ def make_answerer(
     rules = WalkRules(hops=hops, cap=config.cap)
     hypergraphs = Hypergraphs(kb, rules, together=config.hyperedges == "paths")
     model = AnswerModel(config, vocabulary, kb, hops, len(labels))
-    return Answerer(model, Encoder(vocabulary, hypergraphs, labels), labels, data)
+    encoder = Encoder(vocabulary, hypergraphs, labels, with_walks=config.entities == "ids")
+    return Answerer(model, encoder, labels, data)
 
 
 def _read(path: Path, kind: type[_Kind]) -> _Kind:

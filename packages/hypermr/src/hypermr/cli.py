@@ -12,7 +12,8 @@ from mpo_core.repro.cli import DataOption, paper_app, run_app, use_data_dir
 
 ModelOption = Annotated[Path, typer.Option("--model", metavar="DIR", help="A folder that train wrote.")]
 TopicOption = Annotated[
-    str | None, typer.Option(help="The entity the question is about; the longest one it names unless given.")
+    str | None,
+    typer.Option(help="The entity the question is about; the longest one it names unless given."),
 ]
 KbOption = Annotated[Path | None, typer.Option("--kb", help="Your triples: subject, relation, object, parted by tabs.")]
 InverseOption = Annotated[bool, typer.Option("--inverse", help="Triples can be walked backwards, too.")]
@@ -25,7 +26,7 @@ app = paper_app(PAPER)
 def train(
     out: Annotated[Path, typer.Option("--out", help="The folder to write; it must not exist yet.")],
     data: Annotated[
-        str | None, typer.Option("--data", help="PQ-2H, PQ-3H, PQL-2H, PQL-3H, PQL-3H_more or hierarchy.")
+        str | None, typer.Option("--data", help="PQ-2H, PQ-3H, PQL-2H, PQL-3H, PQL-3H_more, KVQA or hierarchy.")
     ] = None,
     kb: KbOption = None,
     questions: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from hypermr.answer import Answered, Answerer, load_answerer
 from hypermr.config import DataConfig
 from hypermr.data.knowledge_base import read_knowledge_base
 from hypermr.data.loading import load_data
+from hypermr.data.questions import tokenize
 from hypermr.explain import draw_walk, unknown_words
 from hypermr.explain import explain as explain_answer
 from hypermr.hyperbolicity import delta_hyperbolicity
@@ -50,7 +51,7 @@ def train_job(
     if (data["name"] is None) != own or (own and None in (data["kb"], data["questions"])):
         raise UsageError("give --data NAME, or your own --kb FILE and --questions FILE.")
     given = {
-        "data": {**_given(data), "name": "own" if own else data["name"]},
+        "data": {**_given(data), **_absolute(data), "name": "own" if own else data["name"]},
         "model": _given(model),
         "training": _given(training),
         "learning_rate": learning_rate,
@@ -80,8 +81,10 @@ def train(job: TrainJob, out: Path) -> None:
     console.out(
         f"of the {given_away.n} test questions, {_percent(given_away.same_text)} have their text in train, "
         f"{_percent(given_away.same_path)} their topic and relations; a head over the training labels could answer "
-        f"{_percent(given_away.ceiling)}"
+        f"{_percent(given_away.ceiling)}; answer finds the topic of {_percent(given_away.topic_found)} in their text"
     )
+    for note in result.notes:
+        console.out(f"note: {note}.")
     console.out(f'written to {out}; ask it with: hypermr answer --model {out} "…"')
 
 
@@ -95,13 +98,17 @@ def answer(folder: Path, text: str, topic: str | None, top: int, as_json: bool) 
     if not answered.candidates:
         console.out(f"no answer: {answered.reason}")
         return
-    _note_unknown_words(answerer, answered)
+    _note_question(answerer, answered)
     table = Table("answer", "probability", "because of")
     for candidate in answered.candidates[:top]:
         walk = answerer.walk_to(candidate)
         because = "the labels of the training questions" if walk is None else walk.text(answerer.kb)
         table.add_row(_escaped(candidate.entity), f"{candidate.probability:.4f}", _escaped(because))
     console.print(table)
+    first = answered.candidates[0]
+    alike = sum(each.probability == first.probability for each in answered.candidates)
+    if alike > top:
+        console.out(f"{alike} entities are as likely as the first one; --top {alike} shows them.")
 
 
 def explain(
@@ -114,8 +121,7 @@ def explain(
     if not answered.candidates:
         console.out(f"no answer: {answered.reason}")
     else:
-        _note_unknown_words(answerer, answered)
-        console.out(f"topic: {told['topic']}")
+        _note_question(answerer, answered)
         console.out(f"question hyperedges: {'; '.join(told['question_hyperedges'])}")
         console.out(f"knowledge: {told['why_these_walks']}, {told['hyperedges']} hyperedges")
         table = Table("answer", "probability", "relations", "of it", "leads to")
@@ -183,6 +189,13 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def _absolute(data: Mapping[str, Any]) -> dict[str, str]:
+    """The user's files, so that they are found from another folder, too."""
+    return {
+        name: str(Path(data[name]).expanduser().resolve()) for name in ("kb", "questions") if data[name] is not None
+    }
+
+
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
@@ -192,8 +205,18 @@ def _escaped(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-def _note_unknown_words(answerer: Answerer, answered: Answered) -> None:
-    if answered.question is not None:
-        unknown = unknown_words(answerer, answered.question)
-        if unknown:
-            console.out(f"note: the model does not know {', '.join(map(repr, unknown))}.")
+def _note_question(answerer: Answerer, answered: Answered) -> None:
+    """How a question was understood."""
+    if answered.question is None:
+        return
+    console.out(f"topic: {answered.question.topic}")
+    others = [name for name in answered.named if name != answered.question.topic]
+    if others:
+        console.out(f"note: the question also names {', '.join(map(repr, others))}; --topic takes another one.")
+    unknown = [word for word in unknown_words(answerer, answered.question) if word not in _words_of(others)]
+    if unknown:
+        console.out(f"note: the model does not know {', '.join(map(repr, unknown))}.")
+
+
+def _words_of(names: Iterable[str]) -> set[str]:
+    return {word for name in names for spelling in (name, name.replace("_", " ")) for word in tokenize(spelling)}

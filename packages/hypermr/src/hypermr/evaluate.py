@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hypermr.answer import Answerer
+from hypermr.answer import Answerer, Candidate
+from hypermr.data.knowledge_base import KnowledgeBase
 from hypermr.data.questions import Question
+from hypermr.data.topics import EntityNames, entities_named
 
 
 def hit_chance(answers: Mapping[str, float], right: frozenset[str]) -> float:
@@ -24,6 +26,7 @@ class SplitReport:
         same_topic: one of the same topic is.
         ceiling: a right answer is a label of a training question: no head over those labels scores more.
         topic_is_answer: the topic is a right answer.
+        topic_found: the topic is the first entity found in the text (`hypermr.data.topics`); None where not looked for.
         n: questions judged on.
     """
 
@@ -32,16 +35,24 @@ class SplitReport:
     same_topic: float
     ceiling: float
     topic_is_answer: float
+    topic_found: float | None
     n: int
 
 
-def report_split(train: Sequence[Question], judged: Sequence[Question]) -> SplitReport:
-    """Compare two parts of a split."""
+def report_split(train: Sequence[Question], judged: Sequence[Question], kb: KnowledgeBase | None = None) -> SplitReport:
+    """Compare two parts of a split.
+
+    Args:
+        train: questions to learn from.
+        judged: questions to judge on.
+        kb: their knowledge base, to see whether the topics are found.
+    """
     texts = {question.text.strip() for question in train}
     topics = {question.topic for question in train}
     labels = {question.label for question in train}
     paths = {(question.topic, question.path) for question in train}
     told = all(question.path is not None for question in (*train, *judged))
+    names = None if kb is None else EntityNames(kb.entities)
 
     def share(hits: Sequence[bool]) -> float:
         return sum(hits) / len(judged)
@@ -52,8 +63,13 @@ def report_split(train: Sequence[Question], judged: Sequence[Question]) -> Split
         same_topic=share([question.topic in topics for question in judged]),
         ceiling=share([bool(question.answers & labels) for question in judged]),
         topic_is_answer=share([question.topic in question.answers for question in judged]),
+        topic_found=None if names is None else share([_found(question, names) for question in judged]),
         n=len(judged),
     )
+
+
+def _found(question: Question, names: EntityNames) -> bool:
+    return entities_named(question.text, names)[:1] == (question.topic,)
 
 
 @dataclass(frozen=True)
@@ -61,11 +77,11 @@ class Judged:
     """How a model did.
 
     Attributes:
-        accuracy: its likeliest entity is a right answer.
+        accuracy: its likeliest entity is a right answer; of equally likely ones, the share that is.
         path: the relations of its likeliest hyperedge are those that the data gives; None where it gives none, or
             where the model has a closed vocabulary.
         reachable: a right answer is the end of a hyperedge.
-        likelihood: mean probability of the right answers together.
+        likelihood: mean probability that an answer drawn from the model is right: a hyperedge, and one of its ends.
     """
 
     accuracy: float
@@ -79,11 +95,14 @@ def judge(answerer: Answerer, questions: Sequence[Question]) -> Judged:
     rows = [answerer.encoder.encode(question) for question in questions]
     relations = answerer.kb.relations
     told = answerer.model.config.head == "pointer" and all(question.path is not None for question in questions)
-    hits, likelihoods, path_hits = list[bool](), list[float](), list[bool]()
+    hits, likelihoods, path_hits = list[float](), list[float](), list[bool]()
     for question, (row, chances) in zip(questions, answerer.probabilities(rows), strict=True):
         candidates = answerer.candidates_of(row, chances)
-        hits.append(bool(candidates) and candidates[0].entity in question.answers)
-        likelihoods.append(hit_chance({each.entity: each.probability for each in candidates}, question.answers))
+        hits.append(_share_right(candidates, question.answers))
+        if answerer.model.config.head == "closed":
+            likelihoods.append(sum(each.probability for each in candidates if each.entity in question.answers))
+        else:
+            likelihoods.append(sum(chance * share for chance, share in zip(chances.tolist(), row.right, strict=False)))
         if told:
             best = row.hyperedges[int(chances.argmax())].relations if row.hyperedges else ()
             path_hits.append(tuple(relations[number] for number in best) == question.path)
@@ -91,3 +110,9 @@ def judge(answerer: Answerer, questions: Sequence[Question]) -> Judged:
     count = len(questions)
     path = sum(path_hits) / count if told else None
     return Judged(sum(hits) / count, path, reachable / count, sum(likelihoods) / count)
+
+
+def _share_right(candidates: Sequence[Candidate], right: frozenset[str]) -> float:
+    """Of the likeliest entities, which all ends of one hyperedge may be, the share that is right."""
+    first = [each for each in candidates if each.probability == candidates[0].probability]
+    return sum(each.entity in right for each in first) / len(first) if first else 0.0

@@ -51,9 +51,38 @@ def explain(answerer: Answerer, answered: Answered, top: int = 5) -> dict[str, A
         "walks": len(around.sample.walks),
         "hyperedges": len(around.hyperedges),
         "answers": [_candidate(answerer, candidate) for candidate in answered.candidates[:top]],
+        "knowledge_hyperedges": _hyperedges(answerer, answered, around),
     }
     if answered.reason:
         told["reason"] = answered.reason
+    return told
+
+
+def _hyperedges(answerer: Answerer, answered: Answered, around: Neighbourhood) -> list[dict[str, Any]]:
+    """Every hyperedge with its probability and its walks, each with why it is there; the likeliest hyperedges first."""
+    kb, sample = answerer.kb, around.sample
+    topic = kb.entities[sample.walks[0].entities[0]] if sample.walks else ""
+    chances = {hyperedge: chance for each in answered.candidates for hyperedge, chance in each.hyperedges}
+    places = dict(zip(sample.walks, sample.places, strict=True))
+    drawn = sample.total > len(sample.walks)
+    told: list[dict[str, Any]] = []
+    for hyperedge in sorted(around.hyperedges, key=lambda each: -chances.get(each, 0.0)):
+        relations = [kb.relations[number] for number in hyperedge.relations]
+        hops = f"{len(relations)} relation{'s' * (len(relations) > 1)} from {topic}"
+        told.append(
+            {
+                "relations": relations,
+                "probability": chances.get(hyperedge),
+                "walks": [
+                    {
+                        "walk": walk.text(kb),
+                        "reason": f"{hops}; number {places[walk] + 1} of {sample.total}"
+                        + (f", drawn with seed {sample.rules.seed}" if drawn else ""),
+                    }
+                    for walk in hyperedge.walks
+                ],
+            }
+        )
     return told
 
 

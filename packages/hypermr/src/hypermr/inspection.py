@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 
 from hypermr.answer import BATCH, Answerer
 from hypermr.data.questions import Question
+from hypermr.hypergraph.encoding import Encoded
 from hypermr.layers import Ledger, ToSpace
 from hypermr.method import Curvatures
 from mpo_core.errors import UsageError
@@ -51,7 +53,11 @@ def look_inside(answerer: Answerer, questions: Sequence[Question]) -> Inside:
         UsageError: its network has no curvature.
     """
     model = answerer.model
-    rows = [answerer.encoder.encode(question) for question in questions]
+    alike: dict[tuple[int, int], list[Encoded]] = defaultdict(list)  # of one size, so that nothing is padded
+    for question in questions:
+        row = answerer.encoder.encode(question)
+        alike[len(row.tokens), len(row.hyperedges)].append(row)
+    parts = [rows[start : start + BATCH] for rows in alike.values() for start in range(0, len(rows), BATCH)]
     entrances = [module for module in model.modules() if isinstance(module, ToSpace)]
     holder = next((module for module in model.modules() if isinstance(module, Curvatures)), None)
     if holder is None:
@@ -63,8 +69,7 @@ def look_inside(answerer: Answerer, questions: Sequence[Question]) -> Inside:
         entrance.ledger = ledger
     gradients = torch.zeros(holder.count, dtype=torch.float64)
     try:
-        for start in range(0, len(rows), BATCH):
-            part = rows[start : start + BATCH]
+        for part in parts:
             batch = {
                 name: tensor.double() if tensor.is_floating_point() else tensor
                 for name, tensor in to_device(answerer.encoder.batch(part), device_of(model)).items()
@@ -73,7 +78,7 @@ def look_inside(answerer: Answerer, questions: Sequence[Question]) -> Inside:
                 loss = model.loss(model(batch), batch)
                 (gradient,) = torch.autograd.grad(loss, curvatures, allow_unused=True)
             if gradient is not None:
-                gradients += gradient.cpu() * len(part) / len(rows)
+                gradients += gradient.cpu() * len(part) / len(questions)
     finally:
         for entrance in entrances:
             entrance.ledger = None

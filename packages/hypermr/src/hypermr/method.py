@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from hypermr.config import ModelConfig
 from hypermr.layers import EncoderLayer, Norm, OtherStates, States, ToSpace, linear
-from hypermr.manifold import Lorentz, Space, space_of
-from hypermr.radial import atanhc, radial_map, tanhc
+from hypermr.manifold import Space, space_of
+from hypermr.radial import asinhc, atanhc, radial_map, sinhc, tanhc
 from mpo_core.repro.training import Batch
 
 RELEASED_SCALE = 0.1
@@ -170,11 +170,9 @@ def there_and_back(u: States, c: Tensor, maps: str = "exact") -> States:
         maps: ``exact``; ``released-hyperboloid``, whose exp0 takes a tenth of the vector; or ``released-ball``, whose
             log0 takes the sigmoid of the norm for the norm.
     """
-    space = Lorentz()
-    if maps == "exact":
-        return space.logmap0(space.expmap0(u, c), c)
-    if maps == "released-hyperboloid":
-        return space.logmap0(space.expmap0(RELEASED_SCALE * u, c), c)
+    if maps != "released-ball":  # of vectors of any length, so without the range of `Space.expmap0`
+        scaled = RELEASED_SCALE * u if maps == "released-hyperboloid" else u
+        return radial_map(radial_map(scaled, c, sinhc), c, asinhc)
     x = radial_map(u, c, tanhc)
     sigmoid = x.norm(dim=-1, keepdim=True).sigmoid()
     return atanhc(c * sigmoid.square()) * x

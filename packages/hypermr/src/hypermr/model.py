@@ -9,7 +9,7 @@ from torch.nn import functional
 from hypermr.config import ModelConfig
 from hypermr.data.knowledge_base import KnowledgeBase
 from hypermr.data.questions import TOPIC
-from hypermr.hypergraph.encoding import ABSENT, PAD, Vocabulary, relation_words
+from hypermr.hypergraph.encoding import ABSENT, PAD, UNKNOWN, Vocabulary, relation_spellings, relation_words
 from hypermr.hypergraph.negatives import right_of, with_negatives
 from hypermr.layers import Norm, SharedDropout, linear
 from hypermr.manifold import space_of
@@ -61,7 +61,7 @@ class Embeddings(nn.Module):
         self.positions = nn.Embedding(2 * REACH_OF_POSITIONS + 1, d)
         nn.init.normal_(self.positions.weight, std=0.5)
         self.path = linear(hops * d, d)
-        self.named = NamedRelations(hops, d) if config.names else None
+        self.named = NamedRelations(hops, d, _spellings(vocabulary, kb)) if config.names else None
         self.passed = PassedEntities(len(kb.entities), hops, d) if config.entities == "ids" else None
         self.norm_question, self.norm_knowledge = Norm(d, 1.0), Norm(d, 1.0)
         self.dropout = SharedDropout(config.dropout)
@@ -90,8 +90,7 @@ class Embeddings(nn.Module):
         states = self.path(self.of_relations(batch["relations"]).flatten(2))
         if self.named is not None:
             places = self.places(batch, batch["tokens"].shape[1])
-            names = self.relation_words[batch["relations"].clamp_min(0)][..., 0]
-            states = states + self.named(names * (batch["relations"] != ABSENT), batch["tokens"], places)
+            states = states + self.named(batch["relations"], batch["tokens"], places)
         if self.passed is not None:
             states = states + self.passed(batch["walks"], batch["walk_edge"], states.shape[1])
         return self.dropout(self.norm_knowledge(states)), _at_least_one(batch["relations"][..., 0] != ABSENT)
@@ -121,26 +120,57 @@ class NamedRelations(nn.Module):
     Args:
         hops: relations of a walk, at most.
         d: dimension.
+        spellings: the words of each name of each relation (relations, names, words), 0 for none.
     """
 
-    def __init__(self, hops: int, d: int) -> None:
+    spellings: Tensor
+
+    def __init__(self, hops: int, d: int, spellings: Tensor) -> None:
         super().__init__()
+        self.register_buffer("spellings", spellings, persistent=False)
         self.vectors = nn.Embedding(2 * REACH_OF_POSITIONS + 1, d)
         self.side_by_side = linear(hops * d, d)
 
-    def forward(self, names: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
+    def forward(self, relations: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
         """States (batch, k, d).
 
         Args:
-            names: the words of the relations (batch, k, hops), 0 for none.
+            relations: of the hyperedges (batch, k, hops), `ABSENT` for none.
             tokens: words of the question (batch, t), 0 for none.
             places: their positions (batch, t).
         """
-        same = (names.unsqueeze(-1) == tokens[:, None, None, :]) & (names != 0).unsqueeze(-1)
+        asked, numbers = relations.clamp_min(0).unique(return_inverse=True)
+        rows = torch.arange(len(relations), device=relations.device)[:, None, None]
+        named = self.named(asked, tokens)[rows, numbers] & (relations != ABSENT).unsqueeze(-1)
         vectors = self.vectors(places)
-        shares = same.to(vectors.dtype) / same.sum(-1, keepdim=True).clamp_min(1)
-        found = (shares.flatten(1, 2) @ vectors).view(*names.shape, -1)
+        shares = named.to(vectors.dtype) / named.sum(-1, keepdim=True).clamp_min(1)
+        found = (shares.flatten(1, 2) @ vectors).view(*relations.shape, -1)
         return self.side_by_side(found.flatten(2))
+
+    def named(self, relations: Tensor, tokens: Tensor) -> Tensor:
+        """Whether a name of a relation begins at a place (batch, relations, t).
+
+        Args:
+            relations: numbers (relations,).
+            tokens: words of the question (batch, t), 0 for none.
+        """
+        names = self.spellings[relations][None, :, :, None]
+        windows = functional.pad(tokens, (0, names.shape[-1] - 1)).unfold(1, names.shape[-1], 1)
+        fits = (windows[:, None, None] == names) | (names == 0)
+        return (fits.all(-1) & (names[..., 0] != 0)).any(2)
+
+
+def _spellings(vocabulary: Vocabulary, kb: KnowledgeBase) -> Tensor:
+    """The names of relations in words of the vocabulary; 0 for those that have a word that it lacks."""
+    unknown = vocabulary.numbers([UNKNOWN])[0]
+    numbers = [[vocabulary.numbers(each) for each in relation_spellings(relation)] for relation in kb.relations]
+    known = [[each for each in names if unknown not in each] for names in numbers]
+    width = max((len(each) for names in known for each in names), default=1)
+    made = torch.zeros(len(kb.relations), max(1, *map(len, known)), width, dtype=torch.long)
+    for relation, names in enumerate(known):
+        for number, each in enumerate(names):
+            made[relation, number, : len(each)] = torch.tensor(each)
+    return made
 
 
 class PassedEntities(nn.Module):

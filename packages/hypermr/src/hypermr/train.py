@@ -154,8 +154,11 @@ def run_trial(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
         return _embed(arm.embedding, data, trial)
     parts = load_parts(data)
     judged = parts.dev if trial.split == "select" else parts.test
-    report = report_split(parts.train, judged)
-    values: dict[str, float | None] = {"closed_vocabulary_ceiling": report.ceiling}
+    report = report_split(parts.train, judged, parts.data.kb)
+    values: dict[str, float | None] = {
+        "closed_vocabulary_ceiling": report.ceiling,
+        "topic_found": report.topic_found,
+    }
     if trial.learning_rate is None:
         answer = BASELINES[arm.answers](parts.train, parts.data.kb, data.hops)
         hits = [hit_chance(answer(question), question.answers) for question in judged]

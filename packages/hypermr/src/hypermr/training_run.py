@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import Field
+
+from hypermr.answer import Answerer
 from hypermr.config import DataConfig, ModelConfig
+from hypermr.data.questions import TOPIC
 from hypermr.evaluate import Judged, SplitReport, judge, report_split
-from hypermr.train import load_parts, new_answerer, train
+from hypermr.train import Parts, load_parts, new_answerer, train
 from mpo_core.repro.atomic import new_folder, write_json_atomic
 from mpo_core.repro.config import StrictModel, TrainingConfig
 from mpo_core.repro.jobs import unfinished
@@ -31,7 +35,7 @@ class TrainJob(StrictModel):
     data: DataConfig
     model: ModelConfig
     training: TrainingConfig
-    learning_rate: float
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
     seed: int
 
 
@@ -44,12 +48,14 @@ class TrainResult:
         test: on those to judge by.
         split: what the split gives away of the latter.
         resumed_from: step of the checkpoint it went on from, 0 for none.
+        notes: what is odd about the questions, in sentences.
     """
 
     dev: Judged
     test: Judged
     split: SplitReport
     resumed_from: int
+    notes: tuple[str, ...] = ()
 
 
 def train_into(job: TrainJob, out: Path, on_progress: Callable[[int, int], None] | None = None) -> TrainResult:
@@ -82,10 +88,35 @@ def train_into(job: TrainJob, out: Path, on_progress: Callable[[int, int], None]
         result = TrainResult(
             dev=judge(answerer, parts.dev),
             test=judge(answerer, parts.test),
-            split=report_split(parts.train, parts.test),
+            split=report_split(parts.train, parts.test, parts.data.kb),
             resumed_from=fitted.resumed_from,
+            notes=tuple(notes_on(parts, answerer)),
         )
         with new_folder(out) as place:
             answerer.save(place)
             write_json_atomic(place / REPORT, {"job": job.model_dump(mode="json"), **asdict(result)})
     return result
+
+
+def notes_on(parts: Parts, answerer: Answerer) -> Iterator[str]:
+    """Sentences on questions that are not as a model needs them; how many there are, and the first one.
+
+    Args:
+        parts: of the questions.
+        answerer: with the walks.
+    """
+    everything = (*parts.train, *parts.dev, *parts.test)
+    unnamed = [question for question in everything if TOPIC not in question.tokens]
+    if unnamed:
+        first = unnamed[0]
+        yield (
+            f"{len(unnamed)} of {len(everything)} questions do not name their topic, as {first.text!r}, which is about "
+            f"{first.topic!r}: such a question is answered only with its topic beside it"
+        )
+    if answerer.model.config.head == "pointer":
+        lost = [question for question in parts.train if not any(answerer.encoder.encode(question).right)]
+        if lost:
+            yield (
+                f"of {len(lost)} of {len(parts.train)} training questions, as {lost[0].text!r}, no answer is the end "
+                f"of a walk of up to {answerer.encoder.hypergraphs.rules.hops} relations: nothing was learnt from them"
+            )

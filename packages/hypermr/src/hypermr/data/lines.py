@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from hypermr.data.topics import normalized
 from mpo_core.errors import InputFileError
 from mpo_core.repro.tasks.task import read_utf8
 
@@ -39,7 +40,7 @@ def read_rows(path: Path, parse: Callable[[list[str]], Row]) -> list[Row]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(read_utf8(path).split("\n"), start=1):
+    for number, line in enumerate(normalized(read_utf8(path)).split("\n"), start=1):
         line = line.rstrip("\r")
         if line.strip():
             yield number, line.split("\t")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hypermr.data.knowledge_base import KnowledgeBase
 from hypermr.data.lines import columns_of, read_rows
+from hypermr.data.topics import WORD, find_topic
 from mpo_core.errors import InputFileError
 
 TOPIC = "<topic>"
 """Stands for the topic entity among the tokens of a question."""
-
-_WORD = re.compile(r"'s\b|\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
@@ -65,26 +63,12 @@ def tokenize(text: str, topic: str | None = None) -> tuple[str, ...]:
     A topic is found as it is written, with blanks for its underscores, or without regard to case.
     """
     if topic is None:
-        return tuple(_WORD.findall(text.lower()))
+        return tuple(WORD.findall(text.lower()))
     place = find_topic(text, topic)
     if place is None:
-        return tuple(_WORD.findall(text.lower()))
+        return tuple(WORD.findall(text.lower()))
     before, after = text[: place[0]], text[place[1] :]
-    return (*_WORD.findall(before.lower()), TOPIC, *_WORD.findall(after.lower()))
-
-
-def find_topic(text: str, topic: str) -> tuple[int, int] | None:
-    """Where an entity is named in a text: start and end, or None.
-
-    It must not be part of a longer word.
-    """
-    spellings = dict.fromkeys([topic, topic.replace("_", " ")])
-    for flags in (0, re.IGNORECASE):
-        for spelling in spellings:
-            found = re.search(rf"(?<!\w){re.escape(spelling)}(?!\w)", text, flags)
-            if found:
-                return found.span()
-    return None
+    return (*WORD.findall(before.lower()), TOPIC, *WORD.findall(after.lower()))
 
 
 def read_questions(path: Path, kb: KnowledgeBase) -> QuestionSet:
@@ -102,6 +86,8 @@ def read_questions(path: Path, kb: KnowledgeBase) -> QuestionSet:
     def question(columns: list[str]) -> Question:
         text, topic, answers, path_text = columns_of(columns, ("question", "topic", "answers", "path"), optional=1)
         names = [name.strip() for name in answers.split("|") if name.strip()]
+        if not names:
+            raise ValueError("the answers are empty")
         for name in (topic, *names):
             if name not in kb.entity_ids:
                 raise ValueError(f"{name!r} is no entity of {kb.name}")

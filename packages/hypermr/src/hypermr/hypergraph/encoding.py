@@ -20,6 +20,8 @@ ABSENT = -1
 """Stands where a shorter walk, hyperedge or question has nothing."""
 
 _SEGMENT = re.compile(r"__|[./]+")
+_INNER = re.compile(r"[_\s-]+|(?<=[a-z0-9])(?=[A-Z])")
+"""Where the words of one part meet: ``place_of_birth``, ``placeOfBirth``."""
 
 
 def relation_words(relation: str) -> tuple[str, ...]:
@@ -38,6 +40,22 @@ def relation_words(relation: str) -> tuple[str, ...]:
     return (*reversed(parts or [relation]), *backwards)
 
 
+def relation_spellings(relation: str) -> tuple[tuple[str, ...], ...]:
+    """How a question may call a relation: the last part of its name as one word, and as the words that it consists of.
+
+    Example:
+        >>> relation_spellings("__people__person__place_of_birth")
+        (('place_of_birth',), ('place', 'of', 'birth'))
+        >>> relation_spellings("placeOfBirth")
+        (('placeofbirth',), ('place', 'of', 'birth'))
+        >>> relation_spellings("gender")
+        (('gender',),)
+    """
+    last = next((part for part in reversed(_SEGMENT.split(relation.removeprefix(INVERSE))) if part), relation)
+    words = tuple(word.lower() for word in _INNER.split(last) if word)
+    return tuple(dict.fromkeys([(last.lower(),), words or (last.lower(),)]))
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Words of questions and of relations' names share one numbering: what is called alike is alike.
@@ -53,6 +71,8 @@ class Vocabulary:
         """All words of questions and of a knowledge base's relations."""
         words = dict.fromkeys([PAD, UNKNOWN, TOPIC])
         words |= dict.fromkeys(word for relation in kb.relations for word in relation_words(relation))
+        spellings = (spelling for relation in kb.relations for spelling in relation_spellings(relation))
+        words |= dict.fromkeys(word for spelling in spellings for word in spelling)
         words |= dict.fromkeys(word for question in questions for word in question.tokens)
         return cls(tuple(words))
 
@@ -96,10 +116,18 @@ class Encoder:
         vocabulary: words.
         hypergraphs: of the knowledge base.
         labels: the entities of a closed vocabulary.
+        with_walks: batches hold the entities of all walks.
     """
 
-    def __init__(self, vocabulary: Vocabulary, hypergraphs: Hypergraphs, labels: Sequence[str] = ()) -> None:
-        self.vocabulary, self.hypergraphs = vocabulary, hypergraphs
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        hypergraphs: Hypergraphs,
+        labels: Sequence[str] = (),
+        *,
+        with_walks: bool = False,
+    ) -> None:
+        self.vocabulary, self.hypergraphs, self.with_walks = vocabulary, hypergraphs, with_walks
         self._labels = {name: number for number, name in enumerate(labels)}
 
     def encode(self, question: Question) -> Encoded:
@@ -131,23 +159,26 @@ class Encoder:
         """Rows side by side.
 
         Returns:
-            ``tokens (b, t)``, ``topic_place (b,)``, ``relations (b, e, hops)``, ``right (b, e)``, ``label (b,)``,
-            ``walks (b, w, hops + 1)`` the entities of all walks, and ``walk_edge (b, w)`` the hyperedge of each.
+            ``tokens (b, t)``, ``topic_place (b,)``, ``relations (b, e, hops)``, ``right (b, e)``, ``label (b,)``; with
+            walks also ``walks (b, w, hops + 1)`` the entities of all walks, and ``walk_edge (b, w)`` the hyperedge of
+            each.
         """
         hops = self.hypergraphs.rules.hops
-        walks = [[(number, walk) for number, edge in enumerate(row.hyperedges) for walk in edge.walks] for row in rows]
         pad = self.vocabulary.numbers([PAD])[0]
         relations = [[_filled(edge.relations, hops) for edge in row.hyperedges] for row in rows]
-        entities = [[_filled(walk.entities, hops + 1) for _, walk in row] for row in walks]
-        return {
+        batch = {
             "tokens": padded([row.tokens for row in rows], pad),
             "topic_place": torch.tensor([row.topic_place for row in rows]),
             "relations": padded(relations, [ABSENT] * hops),
             "right": padded([row.right for row in rows], 0.0),
             "label": torch.tensor([row.label for row in rows]),
-            "walks": padded(entities, [ABSENT] * (hops + 1)),
-            "walk_edge": padded([[number for number, _ in row] for row in walks], ABSENT),
         }
+        if self.with_walks:
+            walks = [[(n, walk) for n, edge in enumerate(row.hyperedges) for walk in edge.walks] for row in rows]
+            entities = [[_filled(walk.entities, hops + 1) for _, walk in row] for row in walks]
+            batch["walks"] = padded(entities, [ABSENT] * (hops + 1))
+            batch["walk_edge"] = padded([[number for number, _ in row] for row in walks], ABSENT)
+        return batch
 
 
 def _filled(numbers: tuple[int, ...], length: int) -> list[int]:

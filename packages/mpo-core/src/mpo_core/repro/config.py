@@ -70,7 +70,8 @@ class TrainingConfig(StrictModel):
 class StudyConfig(StrictModel, Generic[ArmType]):
     """The part of an experiment that every paper shares; a paper binds its own arm: ``StudyConfig[Arm]``.
 
-    ``select_metric`` names the metric (higher is better unless ``select_lower``) that chooses an arm's learning rate.
+    ``select_metric`` names the metric (higher is better unless ``select_lower``) that chooses an arm's learning rate,
+    ``select_tie`` the one that decides, higher better, between rates of equal ones.
     """
 
     arms: dict[str, ArmType]
@@ -78,6 +79,7 @@ class StudyConfig(StrictModel, Generic[ArmType]):
     sweep_seeds: tuple[int, ...] = (100,)
     select_metric: str | None = None
     select_lower: bool = False
+    select_tie: str | None = None
 
     @model_validator(mode="after")
     def _sweeps_have_a_metric(self) -> StudyConfig[ArmType]:

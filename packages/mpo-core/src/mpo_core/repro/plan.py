@@ -27,8 +27,8 @@ def plan_sweep(config: StudyConfig[Any]) -> list[Trial]:
 def choose_learning_rates(config: StudyConfig[Any], records: Iterable[TrialRecord]) -> dict[str, float]:
     """The learning rate of each arm: its only one, or the best of its sweep.
 
-    The best rate has the fewest diverged trials, then the best mean of ``select_metric`` over its seeds,
-    then stands first in the arm's list.
+    The best rate has the fewest diverged trials, then the best mean of ``select_metric`` over its seeds, then the
+    largest one of ``select_tie``, where the study names one, then stands first in the arm's list.
 
     Args:
         config: the study.
@@ -38,7 +38,7 @@ def choose_learning_rates(config: StudyConfig[Any], records: Iterable[TrialRecor
         Arm -> rate. An arm that trains nothing is not in it, nor one whose sweep trials all diverged.
 
     Raises:
-        UsageError: a sweep trial has no metric ``select_metric``, or measured it on the split ``eval``.
+        UsageError: a sweep trial has no such metric, or measured it on the split ``eval``.
     """
     sweep = [record for record in records if record.stage == "sweep"]
     chosen: dict[str, float] = {}
@@ -46,13 +46,15 @@ def choose_learning_rates(config: StudyConfig[Any], records: Iterable[TrialRecor
         if len(arm.learning_rates) == 1:
             chosen[name] = arm.learning_rates[0]
             continue
-        ranks: dict[float, tuple[int, float]] = {}
+        ranks: dict[float, tuple[int, float, float]] = {}
         for rate in arm.learning_rates:
             own = [record for record in sweep if record.arm == name and record.learning_rate == rate]
-            scores = [_score(config, record) for record in own if record.status == "completed"]
-            if scores:
-                mean = fmean(scores)
-                ranks[rate] = (len(own) - len(scores), mean if config.select_lower else -mean)
+            done = [record for record in own if record.status == "completed"]
+            if done:
+                mean = fmean(_score(record, config.select_metric or "", "select_metric") for record in done)
+                tie = config.select_tie
+                second = 0.0 if tie is None else -fmean(_score(record, tie, "select_tie") for record in done)
+                ranks[rate] = (len(own) - len(done), mean if config.select_lower else -mean, second)
         if ranks:
             chosen[name] = min(ranks, key=lambda rate: ranks[rate])
     return chosen
@@ -77,14 +79,11 @@ def diverged_arms(config: StudyConfig[Any], chosen: Mapping[str, float]) -> list
     return [name for name, arm in config.arms.items() if arm.learning_rates and name not in chosen]
 
 
-def _score(config: StudyConfig[Any], record: TrialRecord) -> float:
-    name = config.select_metric or ""
+def _score(record: TrialRecord, name: str, option: str) -> float:
     measured = record.metrics.get(name)
     if measured is None:
         known = ", ".join(sorted(record.metrics)) or "none"
-        raise UsageError(
-            f"select_metric {name!r} is not what arm {record.arm!r} measures ({known}); name one of these."
-        )
+        raise UsageError(f"{option} {name!r} is not what arm {record.arm!r} measures ({known}); name one of these.")
     if measured.split == "eval":
         raise UsageError(
             f"the sweep of arm {record.arm!r} measured {name!r} on the split 'eval'; a sweep is judged on 'select'."
