@@ -17,6 +17,7 @@ from hypermr.data.pathquestion import FOLDER, KNOWLEDGE_BASES, load_pathquestion
 from hypermr.data.questions import TOPIC, read_questions, tokenize
 from hypermr.data.splits import make_split, random_split
 from hypermr.data.topics import EntityNames, entities_named, find_topic
+from hypermr.hypergraph.encoding import relation_spellings
 from mpo_core.errors import InputFileError, UsageError
 
 DATA = Path(os.environ.get("MPO_DATA", Path(__file__).parents[4] / "shared" / "data")) / FOLDER
@@ -333,3 +334,18 @@ def test_hierarchies_are_trees_with_cross_links(depth, branching, noise, seed):
 def test_hierarchies_that_cannot_be(choices):
     with pytest.raises(UsageError):
         HierarchyConfig(**choices)
+
+
+@real
+@pytest.mark.parametrize("name", ["PQ-2H", "PQ-3H", "PQL-2H", "PQL-3H"])
+def test_every_topic_is_found_and_relations_are_named_as_the_document_says(name):
+    data = load_pathquestion(name, DATA)
+    names = EntityNames(data.kb.entities)
+    assert all(entities_named(question.text, names)[0] == question.topic for question in data.questions)
+    spoken = [
+        any(set(spelling) <= set(question.tokens) for spelling in relation_spellings(relation))
+        for question in data.questions
+        for relation in question.path or ()
+    ]
+    share = sum(spoken) / len(spoken)
+    assert share == 1.0 if name.startswith("PQL") else 0.2 < share < 0.3

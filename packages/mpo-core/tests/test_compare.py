@@ -81,7 +81,7 @@ def test_a_direction_with_sign_and_significance_is_the_same_direction() -> None:
     assert verdict.p < 0.05
     assert verdict.paper_text == "a > b in accuracy"
     assert verdict.ours_text == "a 0.816 ± 0.011, b 0.768 ± 0.013 (5 seeds)"
-    assert verdict.difference_text.startswith("+0.0480 (95 % CI +0.0376 to +0.0584), p < 0.001")
+    assert verdict.difference_text.startswith("+0.0480 (95 % CI +0.0376 to +0.0584), one-sided p < 0.001")
     assert (verdict.experiment, verdict.scale) == ("tiny", "small")
 
 

@@ -298,4 +298,4 @@ def _signed(value: float, sd: float | None = None) -> str:
 
 
 def _p_text(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return "one-sided p < 0.001" if p < 0.001 else f"one-sided p = {p:.3f}"
