@@ -152,7 +152,8 @@ def test_explain_tells_everything(trained, tmp_path):
     assert len(walks) == 6
     svg = (tmp_path / "disc.svg").read_text(encoding="utf-8")
     ElementTree.fromstring(svg)  # noqa: S314 - our own file
-    assert svg.count("<path") > 10
+    assert svg.count("<path") > 5
+    assert "P10  parent of 0" in svg
 
 
 def test_a_picture_of_names_that_are_markup(trained, tmp_path):
@@ -305,3 +306,15 @@ def test_train_takes_negatives_where_they_fit(own):
     assert job(negatives=3).model.negatives == 3
     assert job(head="closed").model.negatives == 0
     assert job(entities="ids").model.negatives == 0
+
+
+def test_names_in_any_script_are_drawn(own, tmp_path):
+    (tmp_path / "kb.tsv").write_text("北京\t市长\t李\n李\t妻子\t王\n王\t父亲\t张\n", encoding="utf-8")
+    rows = ("谁是北京的市长?\t北京\t李\n", "谁是李的妻子?\t李\t王\n", "谁是王的父亲?\t王\t张\n")
+    (tmp_path / "questions.tsv").write_text("".join(rows), encoding="utf-8")
+    options = ("--kb", tmp_path / "kb.tsv", "--questions", tmp_path / "questions.tsv", "--hops", 1, "--d", 8)
+    assert invoke("train", *options, "--epochs", 1, "--out", tmp_path / "m")[0] == 0
+    code, text = invoke("explain", "--model", tmp_path / "m", "谁是北京的市长?", "--svg", tmp_path / "disc.svg")
+    assert code == 0
+    assert "topic: 北京" in text
+    assert "市长" in (tmp_path / "disc.svg").read_text(encoding="utf-8")

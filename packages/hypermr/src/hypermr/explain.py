@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -123,6 +124,7 @@ def draw_walk(answerer: Answerer, answered: Answered) -> str:
     Raises:
         UsageError: there is nothing to draw.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     if answered.question is None or not answered.candidates:
@@ -170,7 +172,9 @@ def draw_walk(answerer: Answerer, answered: Answered) -> str:
     axes.set_axis_off()
     axes.set_title(_plain(answered.question.text.strip()), fontsize=10)
     written = io.StringIO()
-    figure.savefig(written, format="svg")
+    with rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # text stays text: whoever shows it has the fonts
+        figure.savefig(written, format="svg")
     return written.getvalue()
 
 

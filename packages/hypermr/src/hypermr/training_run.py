@@ -19,6 +19,8 @@ from mpo_core.repro.jobs import unfinished
 from mpo_core.repro.models import model_folders
 
 REPORT = "report.json"
+MANY_WALKS = 20_000
+"""Around one topic: beyond, a training is told to be slow for that."""
 
 
 class TrainJob(StrictModel):
@@ -113,6 +115,10 @@ def notes_on(parts: Parts, answerer: Answerer) -> Iterator[str]:
             f"{len(unnamed)} of {len(everything)} questions do not name their topic, as {first.text!r}, which is about "
             f"{first.topic!r}: such a question is answered only with its topic beside it"
         )
+    around = answerer.encoder.hypergraphs.around
+    most, topic = max((len(around(answerer.kb.entity(q.topic)).sample.walks), q.topic) for q in everything)
+    if most > MANY_WALKS:
+        yield f"around {topic!r} there are {most:,} walks: --cap takes a sample, and less time and memory"
     if answerer.model.config.head == "pointer":
         lost = [question for question in parts.train if not any(answerer.encoder.encode(question).right)]
         if lost:
