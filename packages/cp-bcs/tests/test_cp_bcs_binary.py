@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +22,7 @@ from cp_bcs.binary.instructions import Flow
 from cp_bcs.binary.normalisation import SPECIAL, sequence
 from cp_bcs.binary.program import Program
 from cp_bcs.binary.reading import parse_image, read_image
+from cp_bcs.binary.references import find_references
 from cp_bcs.binary.unwind import read_extents, unwind_extents
 from cp_bcs.data.compiling import Twins
 from cp_bcs.evaluate import judge_discovery
@@ -77,6 +79,50 @@ def test_without_unwind_tables_functions_are_found_by_their_code(build: Build) -
     assert found.starts >= 0.98
 
 
+@pytest.mark.parametrize("flags", [(), ("-no-pie", "-fno-pie")], ids=["pie", "fixed"])
+@pytest.mark.parametrize("architecture", ["x64", "x86"])
+def test_start_up_code_with_unwind_tables_does_not_hide_code_without(
+    build: Build, architecture: Any, flags: tuple[str, ...]
+) -> None:
+    twins = build(architecture, "O2", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables", *flags)
+    program = Program.read(twins.stripped)
+    assert any(function.source == "unwind" for function in program.functions)  # of the C library's start-up code
+    found = judge_discovery(program.functions, read_image(twins.unstripped))
+    assert found.starts >= 0.98
+    assert found.precision >= 0.98
+
+
+@pytest.mark.parametrize("size", [100, 4096, 4097, 20_000])
+def test_a_stretch_is_decoded_by_windows_as_at_once(twins: Twins, size: int) -> None:
+    program = Program.read(twins.stripped)
+    start = program.image.code[-2].start  # .text stands before .fini
+    data = program.image.read(start, size)
+    engine = program.disassembler._engines[0]
+    expected: list[tuple[int, int, str]] = []
+    place = 0
+    while place < len(data):
+        for address, length, mnemonic, operands in engine.disasm_lite(data[place:], start + place):
+            expected.append((address, length, f"{mnemonic} {operands}"))
+            place = address + length - start
+        if place < len(data):
+            step = min(4 if program.image.architecture == "arm" else 1, len(data) - place)
+            expected.append((start + place, step, "(bad) "))
+            place += step
+    found = [(i.address, i.size, f"{i.mnemonic} {i.operands}") for i in program.disassembler.sweep(start, size)]
+    assert found == expected
+
+
+def test_numbers_are_addresses_only_where_a_file_is_linked_for_one_place(compile_c: Any) -> None:
+    """``0x40010`` lies in the middle of this library's memory, and is no pointer all the same."""
+    text = "unsigned masked(unsigned x) { return (x ^ 0x40010) * 0x40020; }"
+    twins = compile_c(text, "masked", "x64", "-Wl,-Ttext-segment=0x40000")
+    program = Program.read(twins.stripped)
+    assert not program.image.fixed
+    assert program.image.region_at(0x40300) is not None
+    function = next(f for f in program.functions if f.name == "masked")
+    assert find_references(program, function, program.code(function)[0]) == {}
+
+
 def test_what_was_tried_before_does_not_change_what_is_sound(twins: Twins) -> None:
     program = Program.read(twins.stripped)
     thumb = any(function.thumb for function in program.functions)
@@ -113,6 +159,17 @@ def test_a_file_without_section_headers_gives_the_same_functions(build: Build) -
     assert bare.image.imports == whole.image.imports
     starts = {function.address: function.size for function in bare.functions}
     assert {function.address: function.size for function in whole.functions if function.exact}.items() <= starts.items()
+
+
+def test_section_headers_that_hide_the_code_are_not_believed(build: Build, tmp_path: Path) -> None:
+    stripped = build("x64").stripped
+    hidden = tmp_path / "hidden"
+    flags = ".text=alloc,load,readonly,data,contents"
+    subprocess.run(["objcopy", "--set-section-flags", flags, stripped, hidden], check=True, capture_output=True)
+    program = Program.read(hidden)
+    assert any("section headers do not tell where code is" in note for note in program.image.notes)
+    starts = {function.address for function in Program.read(stripped).functions if function.exact}
+    assert starts <= {function.address for function in program.functions}
 
 
 # -- what is in them ---------------------------------------------------------------------------------------------

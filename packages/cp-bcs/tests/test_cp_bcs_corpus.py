@@ -14,7 +14,7 @@ from cp_bcs.binary.program import Program
 from cp_bcs.data.c_sources import read_definitions
 from cp_bcs.data.comments import clean_comment
 from cp_bcs.data.compiling import Twins, embedded_sources
-from cp_bcs.data.corpus import build_corpus, write_corpus
+from cp_bcs.data.corpus import EDITED, build_corpus, write_corpus
 from cp_bcs.data.debug_info import read_source_functions
 from cp_bcs.data.pairs import OWN_NAME, Pair, leaks, read_pairs, write_pairs
 from cp_bcs.data.recipes import list_recipes, load_recipe
@@ -51,6 +51,11 @@ DOCUMENTED = 166
         ("/* Calls do_count again for the rest. */", "do_count", "Calls this function again for the rest"),
         ("/* Sort the count of each of the words. */", "count", "Sort the count of each of the words"),
         ("/* The function count counts all words in it. */", "count", "counts all words in it"),
+        ("/*\r\n * Split a path into two.\r\n *\r\n * The caller frees it.\r\n */", "count", "Split a path into two"),
+        ("/* Split a path into folder and file name\r\n\r\n   The caller frees it. */", "count",
+         "Split a path into folder and file name"),
+        ("/* list_head: The first entry of a list of words. */", "list_head", "The first entry of a list of words"),
+        ("/* Sort by Mr. Hoare's scheme, in place. */", "count", "Sort by Mr. Hoare's scheme, in place"),
     ],
 )  # fmt: skip
 def test_the_first_sentence_without_the_own_name(comment: str, name: str, sentence: str) -> None:
@@ -146,6 +151,30 @@ def test_own_names_do_not_leak(compile_c: Callable[..., Twins], tmp_path: Path) 
     with pytest.raises(InputFileError, match="own name"):
         write_corpus(corpus, tmp_path / "out", "own")
     assert not (tmp_path / "out").exists()
+
+
+def test_sources_that_were_edited_after_the_build_are_not_paired_with_other_comments(
+    compile_c: Callable[..., Twins],
+) -> None:
+    text = "".join(
+        f"/* Add the number {n} to a value and give back what comes out. */\n"
+        f"int add_{word}(int x)\n{{\n    volatile int y = x;\n    y += {n};\n    return y * {n};\n}}\n\n"
+        for n, word in ((3, "three"), (5, "five"), (7, "seven"))
+    )
+    twins = compile_c(text, "edited")
+    source = twins.unstripped.parent / "edited.c"
+    assert len(build_corpus(source.parent, [twins.unstripped], "edited").pairs) == 3
+    source.write_text("\n" * 8 + text)
+    moved = build_corpus(source.parent, [twins.unstripped], "edited")
+    assert [pair.name for pair in moved.pairs] == []
+    assert moved.left_out[EDITED] == 2
+
+
+def test_names_with_odd_ends_of_lines_are_read_back(corpus: Path, tmp_path: Path) -> None:
+    first = read_pairs(corpus / "pairs.jsonl")[0]
+    odd = replace(first, sentence="ends here\u2028and goes on\x85further")
+    (tmp_path / "pairs.jsonl").write_bytes(write_pairs([odd, first]))
+    assert read_pairs(tmp_path / "pairs.jsonl") == [odd, first]
 
 
 def test_what_makes_no_corpus_is_refused(build: Build, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cp_bcs.binary.instructions import BAD, Disassembler, Flow, Instruction
-from cp_bcs.binary.jump_tables import JumpTable, find_jump_table
+from cp_bcs.binary.jump_tables import JumpTable, find_jump_table, reads_a_table
 from cp_bcs.binary.stubs import Stubs
 
 MOST_INSTRUCTIONS = 200_000
@@ -42,7 +42,7 @@ class Explored:
         calls: targets of direct calls, likewise.
         end: address behind the last instruction or constant.
         sound: no bytes were met that are no instruction, and nothing ran over the limit.
-        unresolved: a computed jump goes where is not known.
+        unresolved: the table of a ``switch`` was not found (on ARM also: a computed call in the last place).
     """
 
     instructions: dict[int, Instruction] = field(default_factory=dict)
@@ -168,10 +168,12 @@ class Explorer:
             else:
                 table = find_jump_table(self.image, before, instruction, within, thumb)
                 if table is None:
-                    found.unresolved = True
+                    arm = self.image.architecture == "arm"
+                    found.unresolved |= arm or reads_a_table(before, instruction)
                 else:
                     found.tables[instruction.address] = table
-                    found.end = max(found.end, table.start + table.size) if table.size else found.end
+                    if within[0] <= table.start < within[1]:  # on x86 tables lie among the constants, far away
+                        found.end = max(found.end, table.start + table.size)
                     waiting += table.targets
         return flow not in (Flow.JUMP, Flow.RETURN, Flow.STOP)
 

@@ -1,14 +1,15 @@
 """Where the functions of a stripped binary begin and end.
 
-On x86 and x64, gcc's unwind tables give both exactly. Elsewhere (ARM, code without tables) functions are found from
-what points at them: the entry point, symbols, relocated pointers, calls, tail calls; and last, code that nothing
-points at and that follows another function's end.
+On x86 and x64, gcc's unwind tables give both exactly. What they leave open (ARM, code without tables, of which a
+program may have some beside start-up code that has them) is found from what points at it: the entry point, symbols,
+relocated pointers, calls, tail calls; and last, code that nothing points at and that follows another function's end.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,8 +23,17 @@ from cp_bcs.binary.unwind import unwind_extents
 Source = Literal["unwind", "symbol", "export", "entry", "pointer", "call", "gap", "angr"]
 
 MOST_FUNCTIONS = 500_000
+_MOSTLY = 0.5
+"""Share of a region's bytes in read extents beyond which its gaps are rather data than code."""
 _ARM_PADDING = (b"\0\0\0\0", b"\x00\xbf", b"\xc0\x46", b"\x00\xf0\x20\xe3", b"\x00\x00\xa0\xe1", b"\xaf\xf3\x00\x80")
 """Bytes between functions of ARM code: zeros, and the instructions that do nothing."""
+
+_FILLERS_BEGIN = frozenset(
+    bytes([byte]) for byte in (*b"\x90\xcc\x8d\x0f\x26\x2e\x36\x3e\x64\x65\x66\x67\xf2\xf3", *range(0x40, 0x50))
+)
+"""First bytes of the instructions of x86 and x64 that fill gaps, prefixes included."""
+_SAME = re.compile(r"(\w+), \[\1(?: \+ (?:[er]iz(?:\*1)?|0x0|0))*\]")
+"""Operands of ``lea`` that leave a register as it is, which 32-bit code is filled up with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +93,18 @@ class _Search:
     def run(self) -> tuple[Function, ...]:
         for extent in unwind_extents(self.image):
             self._add(extent.start, _Start("unwind", extent.size))
-        covered = bool(self.starts)
         self._add_named("symbol", self.image.symbols)
         self._add_named("export", self.image.exports)
         for address in (self.image.entry, *self.image.arrays):
             self._add_pointer(address, "entry")
-        if covered and not self.arm:
-            self._follow_calls_of_extents()
-        else:
-            for address in self.image.pointers.values():
+        for address in self.image.pointers.values():
+            code = self.image.code_address(address)
+            if self._covered_until(code) == code:  # labels inside of functions are pointed at, too
                 self._add_pointer(address, "pointer")
-        self._follow_all()
-        if not covered or self.arm:
-            self._fill_gaps()
+        if not self.arm:
+            self._follow_calls_of_extents()
+        self._follow(self.order)
+        self._fill_gaps()
         return tuple(self._finished())
 
     # -- starts ------------------------------------------------------------------------------------------------
@@ -159,9 +168,9 @@ class _Search:
                     if target is not None and self._covered_until(target) == target:
                         self._add(target, _Start("call"))
 
-    def _follow_all(self) -> None:
-        """Explore every start without a known size, and what it calls, until nothing new is found."""
-        waiting = [address for address in self.order if address not in self.explored and self._needs_exploring(address)]
+    def _follow(self, starts: Sequence[int]) -> None:
+        """Explore starts without a known size, and what they call, until nothing new is found."""
+        waiting = [address for address in starts if self._needs_exploring(address)]
         while waiting:
             new: list[int] = []
             for address in waiting:
@@ -195,6 +204,7 @@ class _Search:
         unit = 2 if self.arm else 1
         for region in self.image.code:
             place = region.start
+            as_functions_do = not self.arm and self._told(region) > _MOSTLY
             while place < region.end:
                 covered = self._covered_until(place)
                 if covered > place:
@@ -203,8 +213,8 @@ class _Search:
                 padding = self._padding_at(place)
                 if padding:
                     place += padding
-                elif self._take_up(region, place):
-                    self._follow_all()
+                elif self._take_up(region, place, as_functions_do):
+                    self._follow([place])
                 else:
                     place += unit
 
@@ -214,19 +224,33 @@ class _Search:
             if place % 4 == 2 and self.image.read(place, 2) == b"\0\0":
                 return 2
             return next((len(p) for p in _ARM_PADDING if self.image.read(place, len(p)) == p), 0)
-        if self.image.read(place, 1) == b"\0":
+        first = self.image.read(place, 1)
+        if first == b"\0":
             return 1
+        if first not in _FILLERS_BEGIN:
+            return 0
         instruction = self.disassembler.at(place)
-        return instruction.size if instruction.mnemonic.split()[-1] in ("nop", "int3") else 0
+        kind = instruction.mnemonic.split()[-1]
+        filler = kind in ("nop", "int3") or (kind == "lea" and _SAME.fullmatch(instruction.operands))
+        return instruction.size if filler else 0
 
-    def _take_up(self, region: Region, place: int) -> bool:
+    def _told(self, region: Region) -> float:
+        """The share of a region that lies in functions whose extent was read."""
+        first, behind = bisect_right(self.order, region.start - 1), bisect_right(self.order, region.end - 1)
+        return sum(self.starts[address].size for address in self.order[first:behind]) / max(1, len(region.data))
+
+    def _take_up(self, region: Region, place: int, as_functions_do: bool) -> bool:
         """Try a gap as a function: it must decode soundly to its end.
 
-        Behind a function with an unresolved computed jump lie the cases of its ``switch``; there code must also begin
-        as functions do.
+        Args:
+            region: of the place.
+            place: where the gap begins.
+            as_functions_do: code must begin as functions do: where extents tell of nearly all code, what is left is
+                mostly data. So must it behind a function with an unresolved computed jump, for there lie the cases of
+                its ``switch``.
         """
         thumb = self.arm and not self._looks_like_a32(place)
-        if self._follows_unresolved(place):
+        if as_functions_do or self._follows_unresolved(place):
             first = self.disassembler.at(place, thumb)
             if not (first.mnemonic.startswith(("push", "endbr", "stmdb")) or "lr, [sp" in first.operands):
                 return False

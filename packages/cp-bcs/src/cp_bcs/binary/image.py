@@ -13,6 +13,8 @@ from cp_bcs.binary.tables import Symbol
 Architecture = Literal["x86", "x64", "arm"]
 
 _LONGEST_STRING = 4096
+_FOR_THE_LOADER = (".dyn", ".gnu", ".rel", ".note", ".interp", ".hash", ".eh_frame", ".gcc_except_table", ".ARM.ex")
+"""Beginnings of the names of sections that no instruction reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Image:
         sha256: of its bytes.
         architecture: ``x86`` (i386 and later, 32 bits), ``x64`` or ``arm`` (A32 and Thumb).
         entry: address at which it starts, 0 for none; on ARM the lowest bit says Thumb.
+        fixed: linked for one place, so that plain numbers in the code may be addresses; else it can be loaded anywhere.
         regions: what is in memory, by address, without overlaps.
         symbols: of the static symbol table; empty where the file is stripped.
         exports: the functions and data that the dynamic symbol table defines.
@@ -64,6 +67,7 @@ class Image:
     architecture: Architecture
     entry: int
     regions: tuple[Region, ...]
+    fixed: bool = False
     symbols: tuple[Symbol, ...] = ()
     exports: tuple[Symbol, ...] = ()
     imports: Mapping[int, str] = field(default_factory=dict)
@@ -135,7 +139,7 @@ class Image:
         At least two characters, all of them printable ASCII or white space, or well-formed UTF-8.
         """
         region = self.region_at(address)
-        if region is None or region.executable or region.writable:
+        if region is None or region.executable or region.writable or region.name.startswith(_FOR_THE_LOADER):
             return None
         offset = address - region.start
         end = region.data.find(b"\0", offset, offset + _LONGEST_STRING)

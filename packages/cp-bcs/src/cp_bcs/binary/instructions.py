@@ -70,6 +70,10 @@ _ARM_TO_PC = re.compile(
 )
 _ARM_STOPS = frozenset({"udf", "udf.w", "trap", BAD})
 
+_WHOLE, _WINDOW, _LONGEST = 4096, 128, 16
+"""Bytes that are decoded at once (the engine decodes all that it is given, although control may leave at once), those
+of the first window of a longer stretch, and of an instruction at most."""
+
 
 class Disassembler:
     """Decodes the code of one image."""
@@ -102,14 +106,20 @@ class Disassembler:
         data = self.image.read(start, size)
         engine = self._engines[thumb]
         unit = 1 if self.architecture != "arm" else 2 if thumb else 4
-        place = 0
+        place, window = 0, len(data) if len(data) <= _WHOLE else _WINDOW
         while place < len(data):
-            for address, length, mnemonic, operands in engine.disasm_lite(data[place:], start + place):
+            first, behind = place, min(place + window, len(data))
+            # An instruction at the window's end may be cut off: it is decoded again with what follows.
+            sure = behind if behind == len(data) else behind - _LONGEST
+            for address, length, mnemonic, operands in engine.disasm_lite(data[first:behind], start + first):
+                if address - start >= sure:
+                    break
                 yield Instruction(address, length, mnemonic, operands)
                 place = address + length - start
-            if place < len(data):
+            if place < sure:
                 yield Instruction(start + place, min(unit, len(data) - place), BAD, "")
                 place += unit
+            window = min(4 * window, _WHOLE)
 
     def at(self, address: int, thumb: bool = False) -> Instruction:
         """The instruction at an address."""

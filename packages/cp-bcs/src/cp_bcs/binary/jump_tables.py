@@ -17,6 +17,7 @@ LARGEST = 4096
 """Entries of a table that are read at most."""
 
 _LOOK_BACK = 24
+_INDEXED = re.compile(r"\*[48]\b")
 _COMPARE = re.compile(r"[\w ]*(?:\[.*\])?, #?(0x[0-9a-f]+|\d+)\Z")
 _X64_BASE = re.compile(r"(\w+), \[rip ([+-]) (0x[0-9a-f]+|\d+)\]\Z")
 _X64_ENTRY = re.compile(r"(\w+), dword ptr \[(\w+) \+ (\w+)\*4\]\Z")
@@ -75,6 +76,34 @@ def find_jump_table(
         return None
     table = (image.got + int(entry.group(4) + entry.group(5), 0)) & 0xFFFFFFFF
     return _read(image, table, 4, image.got, True, count, within)
+
+
+def reads_a_table(before: Sequence[Instruction], jump: Instruction) -> bool:
+    """Whether a computed jump of x86 takes its target out of a table; else it is a call in the last place.
+
+    Args:
+        before: the instructions before the jump, in order.
+        jump: the jump.
+    """
+    if _INDEXED.search(jump.operands):
+        return True
+    sought = {_whole(jump.operands)}
+    for instruction in reversed(before[-_LOOK_BACK:]):
+        to, _, value = instruction.operands.partition(", ")
+        if _whole(to) not in sought:
+            continue
+        if _INDEXED.search(value):
+            return True
+        if instruction.mnemonic != "add":
+            sought.discard(_whole(to))
+        if value.isalnum():
+            sought.add(_whole(value))
+    return False
+
+
+def _whole(register: str) -> str:
+    """The name that a register's halves share: ``eax`` and ``rax``, ``r8d`` and ``r8``."""
+    return re.sub(r"\A[er](?=[a-z])|(?<=\d)d\Z", "", register)
 
 
 def _last(near: Sequence[Instruction], mnemonics: Sequence[str], form: re.Pattern[str]) -> re.Match[str] | None:

@@ -87,10 +87,15 @@ def parse_image(data: bytes, name: str) -> Image:
     sections: list[_Section] = []
     with _optional("the section headers", notes):
         sections = _sections(elf, len(data))
+    entry = int(elf["e_entry"])
     regions = _regions(data, segments, sections)
+    if _inside(entry, segments) and not any(r.executable and r.start <= entry < r.end for r in regions):
+        notes.append("the section headers do not tell where code is; memory was read by segments")
+        regions = _regions(data, segments, [])
     if not any(region.executable and region.data for region in regions):
         raise InputFileError(f"{name} holds no code: no part of it is both executable and in the file.")
-    image = Image(name, hashlib.sha256(data).hexdigest(), architecture, int(elf["e_entry"]), regions)
+    sha256 = hashlib.sha256(data).hexdigest()
+    image = Image(name, sha256, architecture, entry, regions, fixed=kind == "ET_EXEC")
     image = replace(image, spans=tuple((s.address, s.address + s.memory) for s in segments if s.kind == "PT_LOAD"))
     with _optional("the symbol table", notes):
         for section in sections:
@@ -154,6 +159,11 @@ def _sections(elf: ELFFile, size: int) -> list[_Section]:
         _Section(s.name, str(s["sh_type"]), s["sh_addr"], s["sh_offset"], s["sh_size"], s["sh_flags"], s["sh_link"])
         for s in elf.iter_sections()
     ]
+
+
+def _inside(entry: int, segments: list[_Segment]) -> bool:
+    """Whether the program starts in bytes of the file that may be executed."""
+    return any(s.kind == "PT_LOAD" and s.flags & 1 and s.address <= entry < s.address + s.size for s in segments)
 
 
 def _regions(data: bytes, segments: list[_Segment], sections: list[_Section]) -> tuple[Region, ...]:

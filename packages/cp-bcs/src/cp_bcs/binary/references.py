@@ -27,9 +27,6 @@ _HALF = re.compile(r"(\w+), #(0x[0-9a-f]+|\d+)\Z")
 _LOWEST = 0x1000
 """Numbers below are no addresses, whatever the file maps there."""
 
-_FIXED = 0x8000
-"""A file whose first code lies above is linked for one place, so that plain numbers may be addresses."""
-
 _NEAR = 48
 """Instructions between an ARM constant's load and the addition that makes it an address."""
 
@@ -85,7 +82,6 @@ def _classify(program: Program, site: int, target: int) -> Reference | None:
 
 def _x86(program: Program, code: Sequence[Instruction]) -> list[Reference]:
     image, found = program.image, []
-    fixed = image.code[0].start >= _FIXED
     got_registers = _got_registers(program, code)
     for instruction in code:
         operands = instruction.operands
@@ -100,7 +96,7 @@ def _x86(program: Program, code: Sequence[Instruction]) -> list[Reference]:
             # The table's address may have been kept on the stack and reloaded into another register.
             reloaded = instruction.mnemonic == "lea" and image.starts_text(place)
             target = place if reloaded or got_registers & set(match.group(1).split(" + ")) else None
-        if target is None and fixed and (match := _PLAIN.search(operands)):
+        if target is None and image.fixed and (match := _PLAIN.search(operands)):
             place = int(match.group(1), 16)
             target = place if place >= _LOWEST and image.region_at(place) is not None else None
         if target is not None:
@@ -133,14 +129,14 @@ def _arm(program: Program, function: Function, code: Sequence[Instruction]) -> l
             register = instruction.operands.partition(",")[0]
             if word is not None:
                 target = _plus_pc(code, number, register, word, function.thumb)
-                if target is None and word >= _LOWEST and image.region_at(word) is not None:
+                if target is None and image.fixed and word >= _LOWEST and image.region_at(word) is not None:
                     target = word
         elif instruction.mnemonic.startswith("movw") and (match := _HALF.match(instruction.operands)):
             halves[match.group(1)] = (number, int(match.group(2), 0))
         elif instruction.mnemonic.startswith("movt") and (match := _HALF.match(instruction.operands)):
             at, low = halves.pop(match.group(1), (0, 0))
             word = (int(match.group(2), 0) << 16) | low
-            if number - at < _NEAR and image.region_at(word) is not None:
+            if image.fixed and number - at < _NEAR and image.region_at(word) is not None:
                 target = word
         if target is not None:
             reference = _classify(program, instruction.address, target)

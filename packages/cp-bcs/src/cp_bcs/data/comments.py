@@ -30,7 +30,10 @@ _TAG_LINE = re.compile(
 _RESULT_LINE = re.compile(r"[ \t]*Returns?\b")
 _BRIEF = re.compile(r"[@\\]brief\b[ \t]*", flags=re.IGNORECASE)
 _MANUAL = re.compile(r"\bNAME\b.*?\b(?:SYNOPSIS\b.*?)?\bDESCRIPTION\b", flags=re.DOTALL)
-_SENTENCE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bcf)(?<!\bvs)[.;!?](?=\s|$)|:(?=\s*$)")
+_SENTENCE_END = re.compile(
+    r"(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bcf)(?<!\bvs)(?<!\bM[rs])(?<!\bMrs)(?<!\bDr)(?<!\bSt)"
+    r"[.;!?](?=\s|$)|:(?=\s*$)"
+)
 _UNWANTED = re.compile(
     r"copyright|licen[sc]e|\bxxx\b|\bfixme\b|\btodo\b|\bhack\b|\bdeprecated\b|https?://|^\s*see\b|lint|gcc |\bstub\b",
     flags=re.IGNORECASE,
@@ -59,7 +62,8 @@ def clean_comment(comment: str, name: str) -> Cleaned:
         comment: as in the source, with its delimiters.
         name: of the function; it is taken out.
     """
-    text = _first_paragraph(_without_delimiters(comment), name)
+    lines = comment.replace("\r\n", "\n").replace("\r", "\n")
+    text = _first_paragraph(_without_delimiters(lines), name)
     end = _SENTENCE_END.search(text)
     sentence = " ".join((text[: end.start()] if end else text).split())
     sentence = _without_name(sentence, name)
@@ -94,7 +98,7 @@ def _first_paragraph(text: str, name: str) -> str:
         kept: list[str] = []
         after_tag = False
         for line in paragraph.splitlines():
-            if _TAG_LINE.match(line) or (kept and _RESULT_LINE.match(line)):
+            if _is_tag(line, name) or (kept and _RESULT_LINE.match(line)):
                 if _WORD.search(_without_name(" ".join(kept), name)):
                     break
                 after_tag = True
@@ -105,6 +109,12 @@ def _first_paragraph(text: str, name: str) -> str:
         if _WORD.search(_without_name(prose, name)):
             return prose
     return ""
+
+
+def _is_tag(line: str, name: str) -> bool:
+    """Whether a line tells of a parameter or the like; ``name: the …`` of the function itself does not."""
+    tag = _TAG_LINE.match(line)
+    return tag is not None and not re.match(rf"[ \t]*{re.escape(name)}\s*:", line)
 
 
 def _without_name(text: str, name: str) -> str:

@@ -25,6 +25,8 @@ from cp_bcs.data.pseudo_code import PseudoCodeOfPairs
 from mpo_core.errors import InputFileError
 from mpo_core.repro.atomic import write_bytes_atomic
 
+EDITED = "another function at its line (was the source edited after it was built?)"
+"""Why a function is left out whose place in the source belongs to another one of the same file."""
 SHORTEST_CODE = 5
 """Instructions of a function that is used."""
 
@@ -75,6 +77,7 @@ def build_corpus(
         corpus.binaries.append((path.name, image.sha256))
         program = Program(replace(image, symbols=()))
         known = {image.code_address(each.address): each for each in read_source_functions(path)}
+        names = {(each.file, each.name) for each in known.values()}
         corpus.functions += len(program.functions)
         first = len(corpus.pairs)
         for function in program.functions:
@@ -87,6 +90,9 @@ def build_corpus(
                 corpus.left_out[found] += 1
                 continue
             file, definition = found
+            if definition.name not in origin.name and (origin.file, definition.name) in names:
+                corpus.left_out[EDITED] += 1
+                continue
             # Macros may give the machine code's function a longer name: xmlFreeDoc__internal_alias, _glp_scf_r0_solve.
             name = definition.name if definition.name and definition.name in origin.name else origin.name
             sentence = clean_comment(definition.comment, name)

@@ -109,7 +109,7 @@ def read_pairs(path: Path) -> list[Pair]:
         InputFileError: it cannot be read, or a line is no pair; tells the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a name may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         raise InputFileError(f"{path} cannot be read: {error}.") from error
     return [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
