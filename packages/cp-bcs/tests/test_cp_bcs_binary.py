@@ -14,6 +14,7 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cp_bcs.binary.exact_code import ExactCode
 from cp_bcs.binary.exploring import Explorer
 from cp_bcs.binary.facts import find_facts
 from cp_bcs.binary.flow_graph import EdgeType
@@ -170,6 +171,43 @@ def test_section_headers_that_hide_the_code_are_not_believed(build: Build, tmp_p
     assert any("section headers do not tell where code is" in note for note in program.image.notes)
     starts = {function.address for function in Program.read(stripped).functions if function.exact}
     assert starts <= {function.address for function in program.functions}
+
+
+ALIKE = """
+static const unsigned char table_a[16] = {1, 2, 3, 4, 5, 6, 7, 8}, table_b[16] = {8, 7, 6, 5, 4, 3, 2, 1};
+unsigned crc_a(const unsigned char *p, int n)
+{ unsigned c = ~0u; while (n--) { c ^= *p++; for (int k = 8; k; k--) c = c >> 1 ^ (0xedb88320u & -(c & 1)); }
+  return ~c; }
+unsigned crc_b(const unsigned char *p, int n)
+{ unsigned c = ~0u; while (n--) { c ^= *p++; for (int k = 8; k; k--) c = c >> 1 ^ (0x82f63b78u & -(c & 1)); }
+  return ~c; }
+int look_a(int n) { int s = 0; while (n > 0) s += table_a[n-- & 15]; return s; }
+int look_b(int n) { int s = 0; while (n > 0) s += table_b[n-- & 15]; return s; }
+__attribute__((noinline)) static int down(int n) { int s = 1; while (n > 7) { s *= n; n -= 7; } return s; }
+__attribute__((noinline)) static int up(int n) { int s = 1; while (n < 7) { s *= n; n += 3; } return s; }
+int by_a(int n) { int s = 0; while (n) s += down(n--); return s; }
+int by_b(int n) { int s = 0; while (n) s += up(n--); return s; }
+"""
+
+
+@pytest.mark.parametrize("kind", [("x64",), ("x86",), ("arm",), ("arm", "-mthumb")], ids=NAMES)
+def test_functions_of_one_shape_with_other_constants_tables_or_callees_are_not_the_same_code(
+    compile_c: Any, kind: tuple[str, ...]
+) -> None:
+    architecture, *flags = kind
+    twins = compile_c(ALIKE, "alike", architecture, *flags)
+    program = Program.read(twins.stripped)
+    # Elsewhere in memory, with other functions before them, they are the same code.
+    moved = compile_c("int first(int x) { return x * 3 + 1; }\n" + ALIKE, "moved", architecture, *flags)
+    other = Program.read(moved.stripped)
+    here, there = ExactCode(program), ExactCode(other)
+    for kind_of in ("crc", "look", "by"):
+        a, b = (find_facts(program, named(program, f"{kind_of}_{letter}")) for letter in "ab")
+        if architecture != "arm":  # there numbers decide how they are made
+            assert [n.key for n in a.normalized] == [n.key for n in b.normalized]
+        assert here.digest(a) != here.digest(b), kind_of
+        again = find_facts(other, named(other, f"{kind_of}_a"))
+        assert there.digest(again) == here.digest(a), kind_of
 
 
 # -- what is in them ---------------------------------------------------------------------------------------------

@@ -424,3 +424,41 @@ def test_a_damaged_index_is_refused(known: Path, tmp_path: Path) -> None:
         (folder / "index.json").write_text(json.dumps(told | change))
         with pytest.raises(InputFileError, match=r"index|calibration"):
             read_knowledge(folder)
+
+
+def test_one_shape_with_another_constant_is_not_called_the_same_code(run: Run, compile_c: Any, tmp_path: Path) -> None:
+    text = """
+/* Compute the check sum of a buffer as Ethernet and zip do. */
+unsigned NAME(const unsigned char *p, int n)
+{
+    unsigned c = ~0u;
+    while (n--) {
+        c ^= *p++;
+        for (int k = 8; k; k--)
+            c = c >> 1 ^ (POLYNOMIAL & -(c & 1));
+    }
+    return ~c;
+}
+"""
+    known = compile_c(text.replace("NAME", "crc_zip").replace("POLYNOMIAL", "0xedb88320u"), "zip")
+    other = compile_c(text.replace("NAME", "crc_iscsi").replace("POLYNOMIAL", "0x82f63b78u"), "iscsi")
+    run("index", "--src", known.unstripped.parent, "--elf", known.unstripped, "--out", tmp_path / "known")
+    told = {}
+    for twins, name in ((known, "zip"), (other, "iscsi")):
+        run("summarize", twins.stripped, "--index", tmp_path / "known", "--out", tmp_path / name, "--json", "--html")
+        report = json.loads((tmp_path / f"{name}.json").read_text())
+        told[name] = next(each for each in report["functions"] if each["name"] == f"crc_{name}")
+    assert told["zip"]["same_code_as"] == ["crc_zip"]
+    assert told["zip"]["same_shape_as"] == []
+    assert told["iscsi"]["same_code_as"] == []
+    assert told["iscsi"]["same_shape_as"] == ["crc_zip"]
+    assert told["iscsi"]["confidence"] < told["zip"]["confidence"]
+    page = (tmp_path / "iscsi.html").read_text()
+    assert "shape of crc_zip, but other constants" in page
+    assert "a random comment has a chance of 50 %" in page
+
+
+def test_summaries_are_written_into_a_folder_that_is_there(run: Run, build: Build, known: Path, tmp_path: Path) -> None:
+    binary = build("x64").stripped
+    run("summarize", binary, "--index", known, "--out", tmp_path, "--json")
+    assert (tmp_path / f"{binary.name}.json").is_file()

@@ -28,7 +28,10 @@ OPCODES = [f"op{n}" for n in range(60)]
 
 
 def pair(project: str, number: int, keys: tuple[str, ...], sentence: str, *texts: tuple[int, str]) -> Pair:
-    return Pair(project, f"{number}.c", number, f"f{number}", "x64", "O2", number, sentence, keys, texts, ())
+    exact = " ".join(keys)
+    return Pair(
+        project, f"{number}.c", number, f"f{number}", "x64", "O2", number, sentence, keys, texts, (), exact=exact
+    )
 
 
 def keys(count: int = 30) -> tuple[str, ...]:
@@ -124,7 +127,7 @@ def test_signals_of_a_copy_and_of_nothing() -> None:
         "similarity": 1.0,
         "common instructions": 1.0,
         "size": math.log(4),
-        "same body": 1.0,
+        "same code": 1.0,
         "common texts": 2.0,
         "copies": math.log(2),
         "agreement": 0.75,
@@ -199,7 +202,7 @@ def test_shared_functions_are_trusted_and_own_ones_are_not() -> None:
 def test_held_out_functions_never_see_their_own_project() -> None:
     held = hold_out(Index(PROJECTS))
     assert len(held) == len(PROJECTS)
-    place = SIGNALS.index("same body")
+    place = SIGNALS.index("same code")
     assert all(each.own != (each.signals[place] == 1) for each in held)
     assert not any(each.own for number, each in enumerate(held) if number % 25 < 10)
 

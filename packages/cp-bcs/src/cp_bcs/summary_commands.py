@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from cp_bcs.binary.program import Program
+from cp_bcs.binary.reading import readable_name
 from cp_bcs.commands import escaped
 from cp_bcs.summaries.binary_summary import summarize_program
 from cp_bcs.summaries.calibrating import default_calibration
+from cp_bcs.summaries.calibration import Calibration
 from cp_bcs.summaries.knowledge import (
     Knowledge,
     digest_of,
@@ -140,12 +142,13 @@ def summarize(
         binary: the file.
         model: a trained network.
         folder: an index.
-        out: what the files are called before their endings; as the binary unless given.
+        out: what the files are called before their endings, or a folder for them; as the binary unless given.
         formats: of ``html``, ``json``, ``sarif``.
         largest: bytes of a function whose pseudo code is shown; None for no pseudo code.
         cache: keeps pseudo code; with the unfinished parts unless given.
     """
-    outputs = _outputs(out or Path(binary.name), formats)
+    name = readable_name(binary)
+    outputs = _outputs(out / name if out is not None and out.is_dir() else out or Path(name), formats)
     program = Program.read(binary)
     knowledge = None if folder is None else read_knowledge(folder)
     trusted = load_summarizer(model, knowledge)
@@ -154,7 +157,7 @@ def summarize(
         index="" if knowledge is None else knowledge.digest,
         model=None if model is None else digest_of(model),
         largest=largest,
-        outputs=tuple(path.name for path in outputs),
+        outputs=tuple(readable_name(path) for path in outputs),
     )
     # All files are written before the finished parts go, the first one last: it says that the job is done.
     with unfinished(outputs[0], job, _UNFINISHED) as parts, StepProgress("summarize") as progress:
@@ -163,6 +166,7 @@ def summarize(
         )
         report = summarize_program(program, trusted, parts, pseudo_code, progress)
         report["index"] = None if knowledge is None else knowledge.describe()
+        report["summarizer"] = None if trusted is None else _summarizer(model, trusted[1])
         for path in reversed(outputs):
             write_bytes_atomic(path, rendered(report, path.suffix.lstrip(".")).encode())
     _tell(report, program, trusted is not None, knowledge)
@@ -170,6 +174,14 @@ def summarize(
         console.out("note: this network reads pseudo code, too; give --pseudo for better summaries.")
     for path in outputs:
         console.out(f"summaries: {path} ({path.stat().st_size / 1e6:,.1f} MB)")
+
+
+def _summarizer(model: Path | None, calibration: Calibration) -> dict[str, Any]:
+    """What wrote the summaries, and from what their confidences were learned."""
+    return {
+        "kind": "retrieval" if model is None else "network",
+        "calibrated_on": {"functions": calibration.functions, "projects": list(calibration.projects)},
+    }
 
 
 def rendered(report: dict[str, Any], form: str) -> str:
@@ -201,7 +213,7 @@ def _outputs(stem: Path, formats: Sequence[str]) -> list[Path]:
     begun = outputs[0].with_name(f"{outputs[0].name}.{_UNFINISHED}").is_dir()
     for path in outputs[:1] if begun else outputs:
         refuse_existing(path)
-    if not stem.parent.is_dir():
+    if not stem.parent.is_dir():  # said at once, not after the work
         raise UsageError(f"{stem.parent} is no folder to write {outputs[0].name} into; make it first.")
     return outputs
 

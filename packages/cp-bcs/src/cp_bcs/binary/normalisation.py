@@ -84,12 +84,17 @@ def _one(instruction: Instruction, call: Call | None, reference: Reference | Non
         return Normalized((*head, *_operand_tokens(register), JUMP))
     if reference is None:
         return Normalized((*head, *_operand_tokens(operands)))
+    return Normalized((*head, *_operand_tokens(without_address(operands, reference))), reference.text)
+
+
+def without_address(operands: str, reference: Reference) -> str:
+    """Operands with what they point at named by its kind; all other constants stay."""
     kind = _KINDS[reference.kind]
     replaced = _RELATIVE.sub(kind, operands)
     if replaced == operands:
         number = operands.rpartition(", ")[2] if "[" not in operands else operands[operands.index("[") :]
         replaced = operands.replace(number, kind)
-    return Normalized((*head, *_operand_tokens(replaced)), reference.text)
+    return replaced
 
 
 @lru_cache(maxsize=1 << 16)

@@ -56,7 +56,12 @@ def read_image(path: str | Path) -> Image:
         data = path.read_bytes()
     except OSError as error:
         raise InputFileError(f"{path} cannot be read: {error.strerror or error}.") from error
-    return parse_image(data, path.name)
+    return parse_image(data, readable_name(path))
+
+
+def readable_name(path: Path) -> str:
+    """The name of a file for reports: a file's name may be bytes that are no UTF-8, but a report is UTF-8."""
+    return path.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def parse_image(data: bytes, name: str) -> Image:
@@ -89,7 +94,7 @@ def parse_image(data: bytes, name: str) -> Image:
         sections = _sections(elf, len(data))
     entry = int(elf["e_entry"])
     regions = _regions(data, segments, sections)
-    if _inside(entry, segments) and not any(r.executable and r.start <= entry < r.end for r in regions):
+    if entry and _inside(entry, segments) and not any(r.executable and r.start <= entry < r.end for r in regions):
         notes.append("the section headers do not tell where code is; memory was read by segments")
         regions = _regions(data, segments, [])
     if not any(region.executable and region.data for region in regions):

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from cp_bcs.binary.exact_code import ExactCode
 from cp_bcs.binary.facts import find_facts
 from cp_bcs.binary.program import Program
 from cp_bcs.binary.reading import read_image
@@ -76,6 +77,7 @@ def build_corpus(
         image = read_image(path)
         corpus.binaries.append((path.name, image.sha256))
         program = Program(replace(image, symbols=()))
+        exact = ExactCode(program)
         known = {image.code_address(each.address): each for each in read_source_functions(path)}
         names = {(each.file, each.name) for each in known.values()}
         corpus.functions += len(program.functions)
@@ -113,7 +115,7 @@ def build_corpus(
                 optimization=levels[-1] if levels else "O0",
                 address=function.address,
                 sentence=sentence.sentence,
-                **code_of(facts, (name, origin.name)),  # pyright: ignore[reportArgumentType]
+                **code_of(facts, exact, (name, origin.name)),  # pyright: ignore[reportArgumentType]
             )
             key = (*pair.source, pair.architecture, pair.optimization)
             if key in seen:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+from cp_bcs.binary.exact_code import ExactCode
 from cp_bcs.binary.facts import FunctionFacts
 from cp_bcs.binary.image import Architecture
 from mpo_core.errors import InputFileError
@@ -36,6 +37,7 @@ class Pair:
         edges: forward edges: [from, to, type], see `EdgeType`.
         pseudo: pseudo code of the stripped function, where a decompiler made it.
         pseudo_twin: the same of the unstripped twin: what the refiner learns from.
+        exact: digest of the code with its constants (`ExactCode`); empty where it is not known.
     """
 
     project: str
@@ -51,6 +53,7 @@ class Pair:
     edges: tuple[tuple[int, int, int], ...]
     pseudo: str | None = None
     pseudo_twin: str | None = None
+    exact: str = ""
 
     @property
     def source(self) -> tuple[str, str, int]:
@@ -61,6 +64,10 @@ class Pair:
     def body(self) -> str:
         """Hash of the normalised instructions: equal for functions that a model cannot tell apart."""
         return hashlib.sha256("\n".join(self.keys).encode()).hexdigest()[:32]
+
+    def is_code_of(self, other: Pair) -> bool:
+        """Whether both are the very same code, constants included."""
+        return self.exact != "" and self.exact == other.exact
 
     def text_at(self) -> Mapping[int, str]:
         """The string or imported name of each node that has one."""
@@ -81,11 +88,12 @@ def leaks(pair: Pair) -> bool:
     return any(word.search(text) for text in inputs)
 
 
-def code_of(facts: FunctionFacts, names: Sequence[str]) -> dict[str, object]:
+def code_of(facts: FunctionFacts, exact: ExactCode, names: Sequence[str]) -> dict[str, object]:
     """The fields of a pair that come from machine code.
 
     Args:
         facts: of the function in the stripped file.
+        exact: of that file.
         names: of the function, which are hidden in strings.
     """
     normalized = facts.normalized
@@ -94,6 +102,7 @@ def code_of(facts: FunctionFacts, names: Sequence[str]) -> dict[str, object]:
         "keys": tuple(each.key for each in normalized),
         "texts": tuple((node, hide_names(text, names)) for node, text in texts),
         "edges": tuple((source, target, int(why)) for source, target, why in facts.graph.edges),
+        "exact": exact.digest(facts),
     }
 
 

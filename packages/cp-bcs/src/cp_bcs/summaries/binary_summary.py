@@ -144,6 +144,7 @@ def _nothing() -> dict[str, Any]:
         "confidence": None,
         "draft": None,
         "same_code_as": [],
+        "same_shape_as": [],
         "copies": None,
         "known": [],
         "weights": None,
@@ -161,6 +162,7 @@ def _plain(said: Answer, function: Pair, copies: Mapping[str, int]) -> dict[str,
         "confidence": None if said.confidence is None else round(said.confidence, 4),
         "draft": draft.sentence or None,
         "same_code_as": sorted({each["name"] for each in known if each["same_code"]}),
+        "same_shape_as": sorted({each["name"] for each in known if each["same_shape"] and not each["same_code"]}),
         "copies": copies[function.body],
         "known": known,
         "weights": None if draft.highlights is None else [round(weight, 3) for weight in draft.highlights],
@@ -176,7 +178,8 @@ def _neighbour(neighbour: Neighbour, function: Pair) -> dict[str, Any]:
         "name": pair.name,
         "sentence": pair.sentence or None,
         "similarity": round(neighbour.similarity, 4),
-        "same_code": pair.body == function.body,
+        "same_code": pair.is_code_of(function),
+        "same_shape": pair.body == function.body,
     }
 
 

@@ -25,7 +25,7 @@ TARGET = 0.8
 
 NO_SUMMARY = "no confident summary"
 
-SIGNALS = ("similarity", "common instructions", "size", "same body", "common texts", "copies", "agreement")
+SIGNALS = ("similarity", "common instructions", "size", "same code", "common texts", "copies", "agreement")
 """What a confidence is computed from; see `signals`."""
 
 _MOST_TEXTS = 3
@@ -39,7 +39,7 @@ class Calibration:
         weights: of each signal.
         bias: what is added to their sum.
         threshold: confidence from which a summary is shown; None where no threshold reached the target: then only
-            those of known functions with the very same body are shown.
+            those of known functions with the very same code are shown.
         projects: from which it was learned.
         functions: of them.
     """
@@ -58,7 +58,7 @@ class Calibration:
     def shows(self, seen: Sequence[float], confidence: float) -> bool:
         """Whether a summary is shown."""
         if self.threshold is None:
-            return seen[SIGNALS.index("same body")] > 0
+            return seen[SIGNALS.index("same code")] > 0
         return confidence >= self.threshold
 
     def to_json(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def signals(function: Pair, source: Neighbour | None, agreement: float, copies: 
         source.similarity**2,
         len(known & own) / max(len(known | own), 1),
         size,
-        float(source.pair.body == function.body),
+        float(source.pair.is_code_of(function)),
         float(min(len(texts), _MOST_TEXTS)),
         copied,
         agreement,

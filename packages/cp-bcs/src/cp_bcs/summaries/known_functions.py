@@ -5,10 +5,10 @@ They carry no sentence; what a reader of a stripped binary gets of them is that 
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from cp_bcs.binary.exact_code import ExactCode
 from cp_bcs.binary.facts import find_facts
 from cp_bcs.binary.program import Program
 from cp_bcs.binary.reading import read_image
@@ -17,13 +17,12 @@ from cp_bcs.data.pairs import Pair, code_of
 from mpo_core.errors import InputFileError
 
 
-def named_functions(path: Path, project: str, apart_from: Collection[int] = ()) -> list[Pair]:
+def named_functions(path: Path, project: str) -> list[Pair]:
     """The functions that a binary's symbols name, as pairs without a sentence.
 
     Args:
         path: an unstripped ELF file, or a library that exports its functions.
         project: name.
-        apart_from: addresses of functions that are known already.
 
     Raises:
         InputFileError: it is no ELF file, or names no function.
@@ -33,10 +32,11 @@ def named_functions(path: Path, project: str, apart_from: Collection[int] = ()) 
     if not names:
         raise InputFileError(f"{path} names no function: it is stripped; give the build before it was.")
     program = Program(replace(image, symbols=()))  # read as a stripped file will be
+    exact = ExactCode(program)
     found: list[Pair] = []
     for function in program.functions:
         name = names.get(function.address)
-        if name is None or function.address in apart_from:
+        if name is None:
             continue
         facts = find_facts(program, function)
         if len(facts.graph.instructions) >= SHORTEST_CODE:
@@ -50,7 +50,7 @@ def named_functions(path: Path, project: str, apart_from: Collection[int] = ()) 
                     optimization="",
                     address=function.address,
                     sentence="",
-                    **code_of(facts, (name,)),  # pyright: ignore[reportArgumentType]
+                    **code_of(facts, exact, (name,)),  # pyright: ignore[reportArgumentType]
                 )
             )
     return found

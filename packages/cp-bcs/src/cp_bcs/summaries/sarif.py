@@ -70,6 +70,6 @@ def _result(function: Mapping[str, Any], artifact: Mapping[str, Any]) -> dict[st
         "message": {"text": text},
         "locations": [{"physicalLocation": {"artifactLocation": dict(artifact), "address": place}}],
     }
-    if function["confidence"] is not None:
+    if function["summary"] is not None and function["confidence"] is not None:
         result["rank"] = round(100 * function["confidence"], 2)
     return result

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cp_bcs.binary.description import describe_facts
+from cp_bcs.binary.exact_code import ExactCode
 from cp_bcs.binary.facts import FunctionFacts, find_facts
 from cp_bcs.binary.program import Program
 from cp_bcs.data.pairs import Pair, code_of
@@ -37,10 +38,11 @@ def survey(program: Program, on_progress: OnProgress | None = None) -> dict[int,
         on_progress: called with functions done and functions in all.
     """
     found: dict[int, Surveyed] = {}
+    exact = ExactCode(program)
     for number, function in enumerate(program.functions, start=1):
         try:
             facts = find_facts(program, function)
-            surveyed = Surveyed(_told(facts), function_input(program, facts), _called(program, facts))
+            surveyed = Surveyed(_told(facts), function_input(program, facts, exact), _called(program, facts))
         except Exception as error:  # one function that cannot be read must not cost the others
             told = {
                 "address": f"{function.address:#x}",
@@ -57,7 +59,7 @@ def survey(program: Program, on_progress: OnProgress | None = None) -> dict[int,
     return found
 
 
-def function_input(program: Program, facts: FunctionFacts) -> Pair:
+def function_input(program: Program, facts: FunctionFacts, exact: ExactCode) -> Pair:
     """What a summarizer reads of a user's function; its own name, where the file exports it, is hidden in strings."""
     function = facts.function
     return Pair(
@@ -69,7 +71,7 @@ def function_input(program: Program, facts: FunctionFacts) -> Pair:
         optimization="",
         address=function.address,
         sentence="",
-        **code_of(facts, (function.name,) if function.name else ()),  # pyright: ignore[reportArgumentType]
+        **code_of(facts, exact, (function.name,) if function.name else ()),  # pyright: ignore[reportArgumentType]
     )
 
 

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mpo_core.errors import UsageError
+
 TEMPORARY_PREFIX = ".tmp-"
 
 
@@ -22,9 +24,14 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
     """Write a file that readers see with its old content or its new one, never with a part.
 
     Args:
-        path: the file; its folder must exist.
+        path: the file.
         data: the whole new content.
+
+    Raises:
+        UsageError: its folder does not exist.
     """
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent} is no folder to write {path.name} into; make it first.")
     temporary = _temporary_sibling(path)
     try:
         with temporary.open("xb") as file:
