@@ -22,12 +22,12 @@ from cp_bcs.learning import learn
 from cp_bcs.metrics import sentence_bleu
 from cp_bcs.minimum_risk import Ballot, Weighting, said, weightings
 from cp_bcs.model import SummaryNetwork
-from cp_bcs.refining import learn_refiner, load_refiner, recovered
+from cp_bcs.refining import learn_refiner, load_refiner, recovered, refined_by_others
 from cp_bcs.retrieval import Index
 from cp_bcs.saving import new_network
 from cp_bcs.tokens import END_NUMBER, START_NUMBER
 from cp_bcs.vectors import place
-from mpo_core.errors import InputFileError, UsageError
+from mpo_core.errors import DivergedError, InputFileError, UsageError
 from mpo_core.repro.config import TrainingConfig
 
 TINY: dict[str, Any] = {
@@ -344,6 +344,31 @@ def test_a_refiner_writes_names_that_the_stripped_code_lacks(tmp_path: Path) -> 
     assert sum(found for found, _ in counts) > 0.9 * sum(lost for _, lost in counts) > 0
     refiner.save(tmp_path / "refiner")
     assert load_refiner(tmp_path / "refiner").refine(SPLIT.test) == texts[:-1]
+
+
+def test_training_functions_are_refined_by_a_refiner_that_has_not_seen_them(tmp_path: Path) -> None:
+    config = ModelConfig(**{**TINY, "sources": ("pseudo",), "pseudo_length": 24})
+    training = TRAINING.model_copy(update={"max_steps": 12})  # few enough to tell two refiners apart
+    chosen: dict[str, Any] = {"learning_rate": 5e-3, "seed": 0}
+    made = refined_by_others(config, SPLIT.train, SPLIT.group, training, **chosen, folder=tmp_path / "halves")
+    assert [replace(new, pseudo=old.pseudo) for new, old in zip(made, SPLIT.train, strict=True)] == list(SPLIT.train)
+    groups = {SPLIT.group(pair) for pair in SPLIT.train}
+    seen = learn_refiner(config, SPLIT.train, training, **chosen, folder=tmp_path / "all")
+    alike = [new.pseudo == text for new, text in zip(made, seen.refine(SPLIT.train), strict=True)]
+    assert not all(alike)
+    names = sorted(map(repr, groups))
+    random.Random(0).shuffle(names)
+    first = [pair for pair in SPLIT.train if names.index(repr(SPLIT.group(pair))) % 2 == 0]
+    second = [pair for pair in SPLIT.train if pair not in first]
+    other = learn_refiner(config, second, training, **chosen, folder=tmp_path / "again")
+    texts = dict(zip((pair.address for pair in first), other.refine(first), strict=True))
+    assert all(new.pseudo == texts[new.address] for new in made if new.address in texts)
+
+
+def test_a_refiner_that_diverges_is_not_used(tmp_path: Path) -> None:
+    config = ModelConfig(**{**TINY, "sources": ("pseudo",)})
+    with pytest.raises(DivergedError, match="take a smaller learning rate than 1e\\+30"):
+        learn_refiner(config, SPLIT.train, TRAINING, learning_rate=1e30, seed=0, folder=tmp_path)
 
 
 def test_without_pseudo_code_there_is_nothing_to_learn_from(tmp_path: Path) -> None:

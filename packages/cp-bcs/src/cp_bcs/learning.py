@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from cp_bcs.config import DecodingConfig, ModelConfig
 from cp_bcs.data.pairs import Pair
@@ -11,7 +12,7 @@ from cp_bcs.data.splits import Split
 from cp_bcs.encoding import Encoder
 from cp_bcs.learned import Learned
 from cp_bcs.pretrained import Translator
-from cp_bcs.refining import learn_refiner, with_pseudo
+from cp_bcs.refining import learn_refiner, refined_by_others, with_pseudo
 from cp_bcs.retrieval import Index
 from cp_bcs.saving import new_network
 from cp_bcs.tokens import code_words
@@ -21,6 +22,12 @@ from mpo_core.repro.fit_result import FitResult
 from mpo_core.repro.training import fit
 
 OnProgress = Callable[[int, int], None]
+
+
+class _Chosen(TypedDict):
+    learning_rate: float
+    seed: int
+    folder: Path
 
 
 def learn(
@@ -51,15 +58,16 @@ def learn(
 
     Raises:
         UsageError: pseudo code is to be read, and the functions have none.
+        DivergedError: the loss of a refiner is no longer finite.
     """
     refiner, train, dev = None, split.train, split.dev
     if "pseudo" in model.sources and not any(pair.pseudo for pair in train):
         raise UsageError(f"the split {split.name} holds no pseudo code; make the corpora with --pseudo.")
     if model.refined:
-        refiner = learn_refiner(
-            model, train, training, learning_rate=learning_rate, seed=seed, folder=folder / "refiner"
-        )
-        train, dev = (tuple(with_pseudo(part, refiner.refine(part))) for part in (train, dev))
+        chosen: _Chosen = {"learning_rate": learning_rate, "seed": seed, "folder": folder / "refiner"}
+        refiner = learn_refiner(model, train, training, **chosen)
+        dev = tuple(with_pseudo(dev, refiner.refine(dev)))
+        train = tuple(refined_by_others(model, train, split.group, training, **chosen))
     encoder = Encoder.learn(model, train, dev)
     index = Index(train) if "neighbours" in model.sources or decoding.consensus else None
     learned = Learned(encoder, new_network(encoder, seed), index, decoding, refiner)

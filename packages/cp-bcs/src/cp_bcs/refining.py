@@ -8,7 +8,8 @@ the pseudo code of their unstripped twins, and from nothing else.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -79,6 +80,7 @@ def learn_refiner(
     Raises:
         UsageError: no function has both.
         InputFileError: the checkpoint cannot be read.
+        DivergedError: the loss is no longer finite.
     """
     taught = [replace(pair, sentence=pair.pseudo_twin) for pair in train if pair.pseudo and pair.pseudo_twin]
     if not taught:
@@ -88,6 +90,58 @@ def learn_refiner(
         )
     learn = NetworkRefiner.learn if model.refiner is None else CheckpointRefiner.learn
     return learn(model, taught, training, learning_rate=learning_rate, seed=seed, folder=folder)
+
+
+def refined_by_others(
+    model: ModelConfig,
+    train: Sequence[Pair],
+    group: Callable[[Pair], Hashable],
+    training: TrainingConfig,
+    *,
+    learning_rate: float,
+    seed: int,
+    folder: Path,
+) -> list[Pair]:
+    """Training functions with refined pseudo code, each half by a refiner that was trained on the other.
+
+    What a refiner makes of functions that it was trained on has names that it only remembers; the network that reads
+    them would meet others, worse ones, in every function to come.
+
+    Args:
+        model: as of `learn_refiner`.
+        train: functions.
+        group: what stays in one half.
+        training: epochs, schedule, batches.
+        learning_rate: peak.
+        seed: of weights, order and dropout, and of the halves.
+        folder: gets checkpoints and logs.
+
+    Raises:
+        UsageError: one half has no function with pseudo code of an unstripped twin.
+        DivergedError: the loss is no longer finite.
+    """
+    names = sorted({repr(group(pair)) for pair in train})
+    random.Random(seed).shuffle(names)
+    half_of = {name: number % 2 for number, name in enumerate(names)}
+    halves = [[pair for pair in train if half_of[repr(group(pair))] == half] for half in (0, 1)]
+    made: dict[int, Pair] = {}
+    for half in (0, 1):
+        refiner = learn_refiner(
+            model, halves[1 - half], training, learning_rate=learning_rate, seed=seed, folder=folder / f"half-{half}"
+        )
+        texts = refiner.refine(halves[half])
+        made |= {id(old): new for old, new in zip(halves[half], with_pseudo(halves[half], texts), strict=True)}
+    return [made[id(pair)] for pair in train]
+
+
+def names_recovered(refiner: Refiner, pairs: Sequence[Pair]) -> tuple[int, int]:
+    """`recovered`, summed over the functions that have pseudo code of both twins."""
+    known = [pair for pair in pairs if pair.pseudo and pair.pseudo_twin]
+    found = [
+        recovered(text or "", pair.pseudo_twin or "", pair.pseudo or "")
+        for pair, text in zip(known, refiner.refine(known), strict=True)
+    ]
+    return sum(hit for hit, _ in found), sum(there for _, there in found)
 
 
 def load_refiner(folder: Path) -> Refiner:
@@ -128,7 +182,7 @@ class NetworkRefiner:
         config = refiner_config(model)
         encoder = Encoder.learn(config, taught)
         network = new_network(encoder, seed)
-        fit(
+        fitted = fit(
             network,
             encoder.batches(encoder.encode(taught, _themselves(taught)), training.batch_size, seed),
             training,
@@ -137,6 +191,7 @@ class NetworkRefiner:
             folder=folder,
             loss_of=lambda wrapped, batch: network.loss(wrapped(batch), batch),
         )
+        fitted.require_completed(learning_rate, folder)
         return cls(encoder, network)
 
     def refine(self, pairs: Sequence[Pair]) -> list[str | None]:
@@ -181,7 +236,7 @@ class CheckpointRefiner:
     ) -> CheckpointRefiner:
         """Fine-tune one; `taught` have their twins' pseudo code for a sentence."""
         translator, length = Translator.open(model.refiner or "", seed), model.pseudo_length
-        translator.learn(
+        fitted = translator.learn(
             [pair.pseudo or "" for pair in taught],
             [pair.sentence for pair in taught],
             training,
@@ -190,6 +245,7 @@ class CheckpointRefiner:
             seed=seed,
             folder=folder,
         )
+        fitted.require_completed(learning_rate, folder)
         return cls(translator, length)
 
     def refine(self, pairs: Sequence[Pair]) -> list[str | None]:

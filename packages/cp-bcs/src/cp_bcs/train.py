@@ -17,9 +17,10 @@ from cp_bcs.decompile.discovery import find_functions_with_angr
 from cp_bcs.evaluate import judge_discovery, judge_summaries
 from cp_bcs.learned import Learned
 from cp_bcs.learning import learn, learn_translator, translate
+from cp_bcs.refining import names_recovered
 from cp_bcs.summaries.trust_study import measure_trust
 from mpo_core import count_parameters
-from mpo_core.errors import UsageError
+from mpo_core.errors import DivergedError, UsageError
 from mpo_core.repro.record import Measurement, ParameterCount, TrialOutcome
 from mpo_core.repro.trial import Trial
 
@@ -78,7 +79,10 @@ def _summarize(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
         translator, fitted = learn_translator(checkpoint, model, split.train, config.training, **chosen)
         network, summaries = translator.model, partial(translate, translator, model, asked, decoding.beams)
     else:
-        learned, fitted = learn(model, decoding, split, config.training, **chosen)
+        try:
+            learned, fitted = learn(model, decoding, split, config.training, **chosen)
+        except DivergedError as error:  # the refiner
+            return TrialOutcome(status="diverged", notes=[str(error)])
         network, summaries = learned.network, partial(learned.sentences, asked)
     counts = count_parameters(network)
     parameters = ParameterCount(total=counts.total, trained=counts.trained)
@@ -88,6 +92,10 @@ def _summarize(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
     if learned is not None and learned.decoding.tuned:
         for key, value in learned.decoding.weighting._asdict().items():
             outcome.metrics[key] = Measurement(value=value, n=len(split.dev), split="select")
+    if learned is not None and learned.refiner is not None:
+        hits, there = names_recovered(learned.refiner, asked)
+        if there:
+            outcome.metrics["words_recovered"] = Measurement(value=hits / there, n=there, split=trial.split)
     return outcome.model_copy(update={"parameters": parameters, "series": fitted.series})
 
 
@@ -103,9 +111,16 @@ def _judged(trial: Trial, config: Config, split: Split, summaries: list[str]) ->
     measured = {"bleu": judged.bleu, "rouge_l": judged.rouge_l, "corpus_bleu": judged.corpus_bleu}
     if judged.meteor is not None:
         measured["meteor"] = judged.meteor
+    among = [value for value, pair in zip(judged.each, asked, strict=True) if pair.pseudo]
+    decompiled = {}
+    if among:  # on the same functions for all arms, whatever they read
+        decompiled["with_pseudo_code"] = Measurement(value=len(among) / len(asked), n=len(asked), split=trial.split)
+        mean = sum(among) / len(among)
+        decompiled["bleu_with_pseudo_code"] = Measurement(value=mean, n=len(among), split=trial.split)
     return TrialOutcome(
         metrics={
             **{key: Measurement(value=value, n=len(asked), split=trial.split) for key, value in measured.items()},
+            **decompiled,
             "seen_bodies": Measurement(value=split.seen_bodies, n=len(split.test)),
             "train_functions": Measurement(value=len(split.train)),
         },
