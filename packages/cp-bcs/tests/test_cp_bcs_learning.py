@@ -331,6 +331,34 @@ def test_without_a_dev_part_the_weighting_stays() -> None:
     assert learned.decoding.weighting == Weighting()
 
 
+@pytest.mark.parametrize(("projects", "trusted"), [(5, True), (3, False), (1, False)])
+def test_a_networks_confidence_is_learned_while_each_project_is_hidden(
+    with_neighbours: Learned, projects: int, trusted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cp_bcs.training_run import _calibrated
+
+    known, asked = (tuple(function(n, f"p{n % projects}") for n in range(*ends)) for ends in ((0, 60), (100, 320)))
+    learned = replace(with_neighbours)
+    learned.use_index(Index(known))
+    seen: list[tuple[set[str], set[str]]] = []
+    whole = Learned.summarize
+
+    def summarize(self: Learned, functions: Any) -> Any:
+        assert self.index is not None
+        seen.append(({pair.project for pair in self.index.pairs}, {pair.project for pair in functions}))
+        return whole(self, functions)
+
+    monkeypatch.setattr(Learned, "summarize", summarize)
+    calibration = _calibrated(learned, replace(SPLIT, train=known, dev=asked))
+    if projects > 1:
+        assert len(seen) == projects
+        assert all(not mine & others for others, mine in seen)
+    assert calibration.functions == len(asked)
+    assert (calibration.threshold is not None) == trusted
+    assert learned.index is not None
+    assert learned.index.pairs == known
+
+
 # -- the refiner ---------------------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,7 @@ def test_a_trained_folder_tells_how_it_did_beside_copying(trained: Path, corpus:
     learned, calibration = load_trained(trained)
     assert learned.config.sources == ("code", "graph", "neighbours")
     assert calibration.functions > 0
+    assert calibration.threshold is None  # of one project nothing follows for others
     assert not trained.with_name("run.training").exists()
 
 

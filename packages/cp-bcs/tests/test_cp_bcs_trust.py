@@ -149,8 +149,12 @@ def test_the_threshold_is_the_lowest_that_reaches_the_target() -> None:
             )
 
         expected = [limit for limit in sorted(set(confidences.tolist())) if limit >= 0.8 and fits(limit)]
-        assert lowest_threshold(confidences, right, own) == (expected[0] if expected else None)
-    assert lowest_threshold(np.full(9, 0.9), np.zeros(9, bool), np.zeros(9, bool)) is None
+        assert lowest_threshold(confidences, right, own, fewest=1) == (expected[0] if expected else None)
+    assert lowest_threshold(np.full(9, 0.9), np.zeros(9, bool), np.zeros(9, bool), fewest=1) is None
+    few, none = np.array([0.95, 0.6, 0.5, 0.4]), np.zeros(4, bool)
+    assert lowest_threshold(few, np.array([True, False, False, False]), none) is None
+    assert lowest_threshold(np.full(20, 0.9), np.ones(20, bool), np.zeros(20, bool)) == 0.9
+    assert lowest_threshold(np.full(19, 0.9), np.ones(19, bool), np.zeros(19, bool)) is None
 
 
 def test_the_fit_is_that_of_the_logistic_function_itself() -> None:

@@ -170,6 +170,8 @@ def summarize(
         for path in reversed(outputs):
             write_bytes_atomic(path, rendered(report, path.suffix.lstrip(".")).encode())
     _tell(report, program, trusted is not None, knowledge)
+    if model is not None and knowledge is not None:
+        console.out("note: the network's confidences were learned with its training functions as the known ones.")
     if trusted is not None and trusted[0].reads_pseudo and largest is None:
         console.out("note: this network reads pseudo code, too; give --pseudo for better summaries.")
     for path in outputs:

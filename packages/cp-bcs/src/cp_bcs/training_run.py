@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cp_bcs.baselines import nearest, random_comment
@@ -15,7 +15,8 @@ from cp_bcs.data.splits import Split, make_split
 from cp_bcs.evaluate import JudgedSummaries, judge_summaries
 from cp_bcs.learned import Learned
 from cp_bcs.learning import OnProgress, learn
-from cp_bcs.summaries.calibrating import calibrate, judge_drafts
+from cp_bcs.retrieval import Index
+from cp_bcs.summaries.calibrating import FEWEST_PROJECTS, HeldOut, calibrate, judge_drafts
 from cp_bcs.summaries.calibration import Calibration
 from mpo_core.errors import InputFileError
 from mpo_core.repro.atomic import new_folder, write_json_atomic
@@ -24,6 +25,8 @@ from mpo_core.repro.jobs import refuse_existing, unfinished
 from mpo_core.repro.models import model_folders
 
 REPORT, CALIBRATION = "report.json", "calibration.json"
+FEWEST_JUDGED = 200
+"""Held-out functions from which a threshold is learned."""
 
 
 class TrainJob(StrictModel):
@@ -127,15 +130,40 @@ def train_into(job: TrainJob, out: Path, on_progress: OnProgress | None = None) 
 
 def _judge(learned: Learned, split: Split, seed: int, resumed_from: int) -> TrainResult:
     written = [pair.sentence for pair in split.test]
-    held_out = judge_drafts(learned, split.train, split.dev, lambda pair: str(split.group(pair)))
+    calibration = _calibrated(learned, split)
     return TrainResult(
         functions=len(split.train),
         test=judge_summaries([draft.sentence for draft in learned.summarize(split.test)], written),
         nearest=judge_summaries(nearest(split.train, split.test, seed), written),
         random=judge_summaries(random_comment(split.train, split.test, seed), written),
-        calibration=calibrate(held_out),
+        calibration=calibration,
         resumed_from=resumed_from,
     )
+
+
+def _calibrated(learned: Learned, split: Split) -> Calibration:
+    """How far the summaries of functions can be trusted whose project is not among the known ones.
+
+    The dev functions of each project are asked while the known functions of that project are hidden, as they are
+    hidden from an index that is calibrated; the weights have seen others of them. With few projects or functions
+    there is no threshold: only what has the very same code as a known function is shown.
+    """
+    index, held_out = learned.index, list[HeldOut]()
+    projects = sorted({pair.project for pair in split.dev})
+    for project in projects:
+        others = [pair for pair in split.train if pair.project != project]
+        asked = [pair for pair in split.dev if pair.project == project]
+        if not others:
+            continue
+        if index is not None:
+            learned.use_index(Index([pair for pair in index.pairs if pair.project != project]), refined=True)
+        held_out += judge_drafts(learned, others, asked)
+    if index is not None:
+        learned.use_index(index, refined=True)
+    if not held_out:  # one project: nothing can be said of others
+        return replace(calibrate(judge_drafts(learned, split.train, split.dev)), threshold=None)
+    enough = len(projects) >= FEWEST_PROJECTS and len(held_out) >= FEWEST_JUDGED
+    return calibrate(held_out) if enough else replace(calibrate(held_out), threshold=None)
 
 
 def load_trained(folder: Path) -> tuple[Learned, Calibration]:

@@ -21,6 +21,8 @@ from cp_bcs.summaries.drafts import Summarizer
 
 FEWEST_PROJECTS, FEWEST_FUNCTIONS = 4, 1000
 """With less, an index takes the package's own calibration."""
+FEWEST_SHOWN = 20
+"""Functions above a threshold, of those that it is chosen on: fewer say nothing of a share of 80 %."""
 
 _RANDOM_DRAWS = 10
 
@@ -191,15 +193,30 @@ def random_median(known: Sequence[Pair], asked: Sequence[Pair]) -> float:
     return float(np.median(drawn))
 
 
-def lowest_threshold(confidences: np.ndarray, right: np.ndarray, own: np.ndarray) -> float | None:
-    """The lowest confidence, at least the target, from which on the target is reached; None where there is none."""
+def lowest_threshold(
+    confidences: np.ndarray, right: np.ndarray, own: np.ndarray, fewest: int = FEWEST_SHOWN
+) -> float | None:
+    """The lowest confidence, at least the target, from which on the target is reached; None where there is none.
+
+    Args:
+        confidences: of functions.
+        right: whether each summary was better than a random comment.
+        own: whether no other project has the function.
+        fewest: functions above the threshold.
+    """
     order = np.argsort(-confidences, kind="stable")
     ordered = confidences[order]
     rate = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
     own_count = np.cumsum(own[order])
     own_rate = np.cumsum((right & own)[order]) / np.maximum(own_count, 1)
     last = np.append(ordered[:-1] > ordered[1:], True)  # of equal confidences, all are shown or none
-    fits = last & (ordered >= TARGET) & (rate >= TARGET) & ((own_count == 0) | (own_rate >= TARGET))
+    fits = (
+        last
+        & (np.arange(1, len(order) + 1) >= fewest)
+        & (ordered >= TARGET)
+        & (rate >= TARGET)
+        & ((own_count == 0) | (own_rate >= TARGET))
+    )
     return float(ordered[np.flatnonzero(fits)[-1]]) if fits.any() else None
 
 
