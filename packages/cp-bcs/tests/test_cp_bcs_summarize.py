@@ -462,3 +462,26 @@ def test_summaries_are_written_into_a_folder_that_is_there(run: Run, build: Buil
     binary = build("x64").stripped
     run("summarize", binary, "--index", known, "--out", tmp_path, "--json")
     assert (tmp_path / f"{binary.name}.json").is_file()
+
+
+def test_what_a_function_calls_tells_it_from_others_of_the_same_instructions(
+    run: Run, compile_c: Any, tmp_path: Path
+) -> None:
+    text = """
+__attribute__((noinline)) static int down(int n) { int s = 1; while (n > 7) { s *= n; n -= 7; } return s; }
+__attribute__((noinline)) static int up(int n) { int s = 1; while (n < 7) { s *= n; n += 3; } return s; }
+/* Add the falling products of all numbers up to one. */
+int falling(int n) { int s = 0; while (n) s += down(n--); return s; }
+/* Add the rising products of all numbers up to one. */
+int rising(int n) { int s = 0; while (n) s += up(n--); return s; }
+"""
+    twins = compile_c(text, "products")
+    run("index", "--src", twins.unstripped.parent, "--elf", twins.unstripped, "--out", tmp_path / "known")
+    run("summarize", twins.stripped, "--index", tmp_path / "known", "--out", tmp_path / "told", "--json")
+    functions = json.loads((tmp_path / "told.json").read_text())["functions"]
+    told = {each["name"]: each for each in functions if each["name"]}
+    for name, other in (("falling", "rising"), ("rising", "falling")):
+        first, second = (known for known in told[name]["known"] if known["name"] in ("falling", "rising"))
+        assert (first["name"], first["same_code"], first["similarity"]) == (name, True, 1)
+        assert (second["name"], second["same_code"], second["same_shape"]) == (other, False, True)
+        assert second["similarity"] < 1

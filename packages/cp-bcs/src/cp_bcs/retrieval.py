@@ -1,8 +1,9 @@
 """The nearest known functions: an index of normalised code, searched by cosine of TF-IDF weights.
 
-A function is described by its instructions, by pairs of neighbouring ones, and by the strings and imported names that
-it uses. Under a random split by function, the comment of the nearest neighbour is as good as what the paper reports
-for its network; on an unseen project it is worth no more than a random comment. So every result here stands beside it.
+A function is described by its instructions, by pairs of neighbouring ones, by the strings and imported names that it
+uses, and by the code of the functions that it calls. Under a random split by function, the comment of the nearest
+neighbour is as good as what the paper reports for its network; on an unseen project it is worth no more than a random
+comment. So every result here stands beside it.
 """
 
 from __future__ import annotations
@@ -42,10 +43,13 @@ class Neighbour:
 
 
 def features(pair: Pair, texts: bool = True) -> list[str]:
-    """What describes a function: instructions, pairs of neighbouring ones, strings and imported names."""
+    """What describes a function: instructions, pairs of neighbouring ones, strings, imported names, and callees."""
     keys = pair.keys
     found = [*keys, *(f"{a} ; {b}" for a, b in pairwise(keys))]
-    return found + [f"text {text}" for _, text in pair.texts] if texts else found
+    if texts:
+        found += [f"text {text}" for _, text in pair.texts]
+        found += [f"calls {digest}" for _, digest in pair.calls]
+    return found
 
 
 class Index:
@@ -53,7 +57,7 @@ class Index:
 
     Args:
         pairs: the functions with their sentences.
-        texts: whether strings and imported names count.
+        texts: whether strings, imported names and callees count.
     """
 
     def __init__(self, pairs: Sequence[Pair], texts: bool = True) -> None:
@@ -127,6 +131,8 @@ class Index:
             weights[node + 1] += half
         for node, text in asked.texts if self.texts else ():
             weights[node] += gains.get(f"text {text}", 0.0)
+        for node, digest in asked.calls if self.texts else ():
+            weights[node] += gains.get(f"calls {digest}", 0.0)
         most = max(weights, default=0.0)
         return [float(weight / most) if most else 0.0 for weight in weights]
 

@@ -42,9 +42,10 @@ class ExactCode:
         Equal only for functions with the same instructions, constants, strings, imported names, constant data that
         instructions read, and the same code (without what that calls in turn) of the functions of the file they call.
         """
-        return self._hash(facts, self._of_callee)
+        return self._hash(facts, self.alone)
 
-    def _of_callee(self, address: int) -> str:
+    def alone(self, address: int) -> str:
+        """Of a function of the file by its address, without what it calls; empty where none can be read there."""
         if address not in self._alone:
             function = self.program.by_address.get(address)
             try:

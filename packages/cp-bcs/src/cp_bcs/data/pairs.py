@@ -38,6 +38,7 @@ class Pair:
         pseudo: pseudo code of the stripped function, where a decompiler made it.
         pseudo_twin: the same of the unstripped twin: what the refiner learns from.
         exact: digest of the code with its constants (`ExactCode`); empty where it is not known.
+        calls: functions of the file that are called: [node, digest of the callee's code].
     """
 
     project: str
@@ -54,6 +55,7 @@ class Pair:
     pseudo: str | None = None
     pseudo_twin: str | None = None
     exact: str = ""
+    calls: tuple[tuple[int, str], ...] = ()
 
     @property
     def source(self) -> tuple[str, str, int]:
@@ -103,7 +105,17 @@ def code_of(facts: FunctionFacts, exact: ExactCode, names: Sequence[str]) -> dic
         "texts": tuple((node, hide_names(text, names)) for node, text in texts),
         "edges": tuple((source, target, int(why)) for source, target, why in facts.graph.edges),
         "exact": exact.digest(facts),
+        "calls": tuple(_calls(facts, exact)),
     }
+
+
+def _calls(facts: FunctionFacts, exact: ExactCode) -> Iterator[tuple[int, str]]:
+    for node, instruction in enumerate(facts.graph.instructions):
+        call = facts.calls.get(instruction.address)
+        if call is not None and call.target is not None and call.name is None:
+            digest = exact.alone(call.target)
+            if digest:
+                yield node, digest
 
 
 def write_pairs(pairs: Iterable[Pair]) -> bytes:
@@ -129,6 +141,7 @@ def _parse(line: str, where: str) -> Pair:
         row = json.loads(line)
         row["keys"] = tuple(row["keys"])
         row["texts"] = tuple((int(node), str(text)) for node, text in row["texts"])
+        row["calls"] = tuple((int(node), str(digest)) for node, digest in row.get("calls", ()))
         row["edges"] = tuple((int(a), int(b), int(why)) for a, b, why in row["edges"])
         pair = Pair(**row)
     except (ValueError, KeyError, TypeError) as error:

@@ -6,7 +6,7 @@ The answers of each batch of functions are written before the next is begun, so 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,8 +106,7 @@ def _answers(
         if path.exists():
             done: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         else:
-            inputs = [_with_callees(asked[address], surveyed[address].called, said) for address in batch]
-            answers = answer(*trusted, inputs, copies)
+            answers = answer(*trusted, [asked[address] for address in batch], copies)
             done = [_plain(each, asked[address], copies) for address, each in zip(batch, answers, strict=True)]
             write_bytes_atomic(path, json.dumps(done, ensure_ascii=False, allow_nan=False).encode())
         said |= zip(batch, done, strict=True)
@@ -128,13 +127,6 @@ def _shown(made: PseudoCode | None) -> str | None:
     if made is None or made.text is None:
         return None
     return (_IN_PART if made.truncated else "") + made.text
-
-
-def _with_callees(function: Pair, called: Mapping[int, Sequence[int]], said: Mapping[int, Mapping[str, Any]]) -> Pair:
-    """A function's input with the summaries of what it calls, as texts of the calls' nodes."""
-    known = [(node, said[callee]["summary"]) for callee, nodes in called.items() if callee in said for node in nodes]
-    added = [(node, summary) for node, summary in known if summary is not None]
-    return replace(function, texts=(*function.texts, *sorted(added))) if added else function
 
 
 def _nothing() -> dict[str, Any]:
