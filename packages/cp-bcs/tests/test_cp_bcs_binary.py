@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cp_bcs.binary.exact_code import ExactCode
 from cp_bcs.binary.exploring import Explorer
 from cp_bcs.binary.facts import find_facts
-from cp_bcs.binary.flow_graph import EdgeType
+from cp_bcs.binary.flow_graph import EdgeType, block_edges
 from cp_bcs.binary.functions import Function
 from cp_bcs.binary.instructions import Flow
 from cp_bcs.binary.normalisation import SPECIAL, sequence
@@ -282,7 +282,7 @@ def test_edges_stay_inside_and_blocks_partition_the_nodes(twins: Twins) -> None:
         firsts = {block[0] for block in graph.blocks}
         assert entries <= firsts
         inside = {(a, b) for block in graph.blocks for a, b in pairwise(block)}
-        between = {(graph.blocks[a][-1], graph.blocks[b][0]) for a, b, _ in graph.block_edges()}
+        between = {(graph.blocks[a][-1], graph.blocks[b][0]) for a, b, _ in block_edges(graph.blocks, graph.edges)}
         assert inside | between == {(a, b) for a, b, _ in graph.edges}
 
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cp_bcs.binary.flow_graph import EdgeType
 from cp_bcs.config import DecodingConfig, ModelConfig
 from cp_bcs.data.pairs import Pair
 from cp_bcs.data.splits import Split
@@ -90,6 +91,25 @@ def with_neighbours(tmp_path_factory: pytest.TempPathFactory) -> Learned:
 @pytest.mark.parametrize("sources", [("code",), ("graph",)])
 def test_a_network_learns_what_the_code_says(sources: tuple[str, ...], tmp_path: Path) -> None:
     assert bleu(learnt(tmp_path, sources=sources)) > 0.9
+
+
+def test_basic_blocks_can_be_the_nodes(tmp_path: Path) -> None:
+    config = ModelConfig(**{**TINY, "sources": ("graph",), "nodes": "block"})
+    straight = function(3)
+    # the second instruction is jumped to: two blocks, the first of one instruction
+    looped = replace(straight, edges=(*straight.edges, (len(straight.keys) - 2, 1, int(EdgeType.JUMP))))
+    encoder = Encoder.learn(config, [straight, looped])
+    one, two = encoder.encode([straight, looped])
+    assert one.members == [tuple(range(len(straight.keys)))]
+    assert one.edges == []
+    assert [members[0] for members in two.members] == [0, 1, len(straight.keys) - 1]
+    assert sum(map(len, two.members)) == len(straight.keys)
+    assert len(one.nodes[0]) == sum(len(node) for node in two.nodes)
+    learned = learnt(tmp_path, sources=("graph",), nodes="block")
+    assert bleu(learned) > 0.9
+    draft = learned.summarize([straight])[0]
+    assert draft.highlights is not None
+    assert set(draft.highlights) == {1.0}  # all instructions of its one block
 
 
 def test_with_neighbours_it_learns_too_and_shows_them(with_neighbours: Learned) -> None:

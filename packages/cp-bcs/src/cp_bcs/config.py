@@ -67,7 +67,8 @@ class ModelConfig(StrictModel):
         summary_length: words of a sentence, at most, its end included.
         pieces: of code and pseudo code, at most, in the vocabulary.
         least_count: how often the training sentences hold a word of the vocabulary, at least.
-        nodes: what describes a node: the whole of its ``instruction``, as in the released code, or its ``pieces``.
+        nodes: what describes a node: the whole of its ``instruction``, as in the released code, or its ``pieces``; with
+            ``block`` nodes are basic blocks, described by the pieces of their instructions.
         edges: of the graph: ``both`` ways, only with the flow (``forward``) or only against it (``backward``).
         edge_types: whether the graph attention sees what an edge is: to the next instruction, a jump, through a table.
         graph_backend: ``pyg`` or ``dgl``.
@@ -100,7 +101,7 @@ class ModelConfig(StrictModel):
     summary_length: int = Field(default=40, ge=2)
     pieces: int = Field(default=8000, ge=300)
     least_count: int = Field(default=1, ge=1)
-    nodes: Literal["instruction", "pieces"] = "instruction"
+    nodes: Literal["instruction", "pieces", "block"] = "instruction"
     edges: Literal["both", "forward", "backward"] = "both"
     edge_types: bool = False
     graph_backend: Literal["pyg", "dgl"] = "pyg"

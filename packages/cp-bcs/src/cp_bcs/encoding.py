@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from cp_bcs.binary.flow_graph import basic_blocks, block_edges
 from cp_bcs.config import ModelConfig
 from cp_bcs.data.pairs import Pair
 from cp_bcs.decompile.lexing import pseudo_tokens
@@ -31,6 +32,7 @@ NO_EDGE = (-1, -1, 0)
 EDGE_TYPES = 3
 """Next, jump and table; edges against the flow have three more."""
 _WORDS_OF_A_NODE = 24
+_WORDS_OF_A_BLOCK = 96
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Encoded:
         code_nodes: the instruction of each piece.
         pseudo: pieces of its pseudo code.
         nodes: what describes each node of its control-flow graph.
+        members: the instructions of each node.
         edges: from, to, type.
         target: words of its sentence; words that only the neighbours know have numbers behind the vocabulary.
         neighbours: words of the sentences of the nearest known functions, numbered in the same way.
@@ -54,6 +57,7 @@ class Encoded:
     code_nodes: list[int]
     pseudo: list[int]
     nodes: list[list[int]]
+    members: list[tuple[int, ...]]
     edges: list[tuple[int, int, int]]
     target: list[int]
     neighbours: list[list[int]]
@@ -124,11 +128,13 @@ class Encoder:
         else:
             per_node = self.pieces.numbers(code)
             pseudo = self.reader.numbers(_readable(config, pair.pseudo), config.pseudo_length)
-        count = min(len(pair.keys), config.graph_length or len(pair.keys))
+        members, forward = _graph(config, pair)
         if config.nodes == "instruction":
-            nodes = [[self.nodes.number(_key(config, key))] for key in pair.keys[:count]]
+            nodes = [[self.nodes.number(_key(config, pair.keys[node]))] for (node,) in members]
         else:
-            nodes = [numbers[:_WORDS_OF_A_NODE] or [UNKNOWN_NUMBER] for numbers in per_node[:count]]
+            most = _WORDS_OF_A_BLOCK if config.nodes == "block" else _WORDS_OF_A_NODE
+            described = ([number for node in block for number in per_node[node]] for block in members)
+            nodes = [numbers[:most] or [UNKNOWN_NUMBER] for numbers in described]
         extra: dict[str, int] = {}
         near = neighbours[: config.neighbours] if "neighbours" in config.sources else ()
         sentences = [self._split(each.pair.sentence)[: config.summary_length] for each in near]
@@ -139,7 +145,8 @@ class Encoder:
             code_nodes=[node for node, numbers in enumerate(per_node) for _ in numbers][: config.code_length],
             pseudo=pseudo[: config.pseudo_length],
             nodes=nodes,
-            edges=self._edges(pair, count),
+            members=members,
+            edges=self._edges(forward, len(members)),
             target=[*target[: config.summary_length - 1], END_NUMBER],
             neighbours=copied,
             similarities=[each.similarity for each in near],
@@ -151,9 +158,9 @@ class Encoder:
         number = self.words.number(word)
         return extra.setdefault(word, len(self.words) + len(extra)) if number == UNKNOWN_NUMBER else number
 
-    def _edges(self, pair: Pair, count: int) -> list[tuple[int, int, int]]:
+    def _edges(self, forward: Sequence[tuple[int, int, int]], count: int) -> list[tuple[int, int, int]]:
         """Of the nodes that are read; a node's edge to itself is left out, as every node sees itself anyway."""
-        kept = [(a, b, why) for a, b, why in pair.edges if a != b and a < count and b < count]
+        kept = [(a, b, why) for a, b, why in forward if a != b and a < count and b < count]
         backward = [(b, a, why + EDGE_TYPES) for a, b, why in kept]
         match self.config.edges:
             case "forward":
@@ -197,6 +204,14 @@ class Encoder:
             "copied": _padded_twice([row.neighbours for row in rows], self.config.summary_length),
             "similarities": padded([row.similarities for row in rows], 0.0),
         }
+
+
+def _graph(config: ModelConfig, pair: Pair) -> tuple[list[tuple[int, ...]], Sequence[tuple[int, int, int]]]:
+    """The instructions of each node that is read, and the edges of all nodes."""
+    if config.nodes == "block":
+        blocks = basic_blocks(len(pair.keys), pair.edges)
+        return list(blocks[: config.graph_length]), block_edges(blocks, pair.edges)
+    return [(node,) for node in range(len(pair.keys))][: config.graph_length], pair.edges
 
 
 def _splitter(config: ModelConfig) -> Callable[[str], list[str]]:

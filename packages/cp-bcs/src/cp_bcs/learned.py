@@ -160,8 +160,9 @@ class Learned:
         """How much the network looked at each instruction while it wrote a sentence, the most looked at 1."""
         looked = looked_at(self.network, self.encoder, row, words)
         weights = [0.0] * row.instructions
-        for node, value in zip(range(len(row.nodes)), looked.get("graph", []), strict=False):
-            weights[node] += value
+        for members, value in zip(row.members, looked.get("graph", []), strict=False):
+            for node in members:
+                weights[node] += value
         for node, value in zip(row.code_nodes, looked.get("code", []), strict=False):
             weights[node] += value
         most = max(weights, default=0.0)

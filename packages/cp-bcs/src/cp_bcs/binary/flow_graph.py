@@ -37,29 +37,46 @@ class FlowGraph:
 
     @cached_property
     def blocks(self) -> tuple[tuple[int, ...], ...]:
-        """Basic blocks: the longest runs of nodes that control enters at the first and leaves at the last only."""
-        count = len(self.instructions)
-        entries, exits = [0] * count, [0] * count
-        follows = [False] * count
-        for source, target, why in self.edges:
-            exits[source] += 1
-            entries[target] += 1
-            if why is EdgeType.NEXT and target == source + 1:
-                follows[target] = True
-        blocks: list[list[int]] = []
-        for node in range(count):
-            joined = node > 0 and follows[node] and entries[node] == 1 and exits[node - 1] == 1
-            if joined:
-                blocks[-1].append(node)
-            else:
-                blocks.append([node])
-        return tuple(tuple(block) for block in blocks)
+        """Its basic blocks, see `basic_blocks`."""
+        return basic_blocks(len(self.instructions), self.edges)
 
-    def block_edges(self) -> tuple[tuple[int, int, EdgeType], ...]:
-        """The edges between blocks; both ends are indices of `blocks`."""
-        home = {node: number for number, block in enumerate(self.blocks) for node in block}
-        ends = {block[-1] for block in self.blocks}
-        return tuple((home[a], home[b], why) for a, b, why in self.edges if a in ends)
+
+def basic_blocks(count: int, edges: Sequence[tuple[int, int, int]]) -> tuple[tuple[int, ...], ...]:
+    """The longest runs of nodes that control enters at the first and leaves at the last only.
+
+    Args:
+        count: nodes of a graph.
+        edges: (from, to, why), forward only.
+    """
+    entries, exits = [0] * count, [0] * count
+    follows = [False] * count
+    for source, target, why in edges:
+        exits[source] += 1
+        entries[target] += 1
+        if why == EdgeType.NEXT and target == source + 1:
+            follows[target] = True
+    blocks: list[list[int]] = []
+    for node in range(count):
+        joined = node > 0 and follows[node] and entries[node] == 1 and exits[node - 1] == 1
+        if joined:
+            blocks[-1].append(node)
+        else:
+            blocks.append([node])
+    return tuple(tuple(block) for block in blocks)
+
+
+def block_edges(
+    blocks: Sequence[Sequence[int]], edges: Sequence[tuple[int, int, int]]
+) -> tuple[tuple[int, int, int], ...]:
+    """The edges between blocks; both ends are indices of `blocks`.
+
+    Args:
+        blocks: of `basic_blocks`.
+        edges: of the graph's nodes.
+    """
+    home = {node: number for number, block in enumerate(blocks) for node in block}
+    ends = {block[-1] for block in blocks}
+    return tuple((home[a], home[b], int(why)) for a, b, why in edges if a in ends)
 
 
 def build_flow_graph(
