@@ -10,6 +10,7 @@ import numpy as np
 from cp_bcs.binary.functions import Function
 from cp_bcs.binary.image import Image
 from cp_bcs.binary.tables import Symbol
+from cp_bcs.binary.unwind import unwind_extents
 from cp_bcs.meteor import meteor
 from cp_bcs.metrics import corpus_bleu, rouge_l, sentence_bleu, words
 
@@ -22,7 +23,8 @@ class Discovery:
         n: functions that the symbols name.
         described: those of them that the unwind table describes, and whose symbols tell a size.
         starts: share of the n whose start was found.
-        sizes: share of the described ones found with the very same extent; None where none is described.
+        sizes: share of the described ones found with the very same extent; None where none is described. One that is
+            not found at all counts as missed.
         modes: share of the n found in the right mode, A32 or Thumb; 1 on other architectures.
         precision: share of the found starts that a symbol names.
     """
@@ -51,13 +53,14 @@ def judge_discovery(found: Sequence[Function], twin: Image) -> Discovery:
             truth[address] = symbol
     by_start = {function.address: function for function in found}
     hits = [(symbol, by_start[address]) for address, symbol in truth.items() if address in by_start]
-    described = [(symbol, function) for symbol, function in hits if function.source == "unwind" and symbol.size]
+    told = {extent.start for extent in unwind_extents(twin)} if twin.architecture != "arm" else set()
+    described = [(s, by_start.get(address)) for address, s in truth.items() if address in told and s.size]
     arm = twin.architecture == "arm"
     return Discovery(
         n=len(truth),
         described=len(described),
         starts=len(hits) / len(truth) if truth else 0.0,
-        sizes=_share(symbol.size == function.size for symbol, function in described) if described else None,
+        sizes=_share(f is not None and s.size == f.size for s, f in described) if described else None,
         modes=_share(not arm or function.thumb == bool(symbol.address & 1) for symbol, function in hits),
         precision=_share(function.address in truth for function in found),
     )

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from cp_bcs.binary.exact_code import ExactCode
@@ -23,6 +23,7 @@ from cp_bcs.data.comments import clean_comment
 from cp_bcs.data.debug_info import SourceFunction, read_source_functions
 from cp_bcs.data.pairs import Pair, code_of, contradicted, leaks, write_pairs
 from cp_bcs.data.pseudo_code import PseudoCodeOfPairs
+from cp_bcs.evaluate import Discovery, judge_discovery
 from mpo_core.errors import InputFileError
 from mpo_core.repro.atomic import write_bytes_atomic
 
@@ -40,14 +41,14 @@ class Corpus:
 
     Args:
         pairs: in the order of files and addresses.
-        binaries: name and sha256 of each binary.
+        binaries: name and sha256 of each binary, and how the functions found in it, stripped, agree with its symbols.
         functions: of all binaries, in machine code.
         left_out: how many were left out, by reason.
         pseudo_code: how many have some, and why others have none; None where none was asked for.
     """
 
     pairs: list[Pair] = field(default_factory=list)
-    binaries: list[tuple[str, str]] = field(default_factory=list)
+    binaries: list[tuple[str, str, Discovery]] = field(default_factory=list)
     functions: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     pseudo_code: Mapping[str, object] | None = None
@@ -75,8 +76,8 @@ def build_corpus(
     seen: set[tuple[object, ...]] = set()
     for path in binaries:
         image = read_image(path)
-        corpus.binaries.append((path.name, image.sha256))
         program = Program(replace(image, symbols=()))
+        corpus.binaries.append((path.name, image.sha256, judge_discovery(program.functions, image)))
         exact = ExactCode(program)
         known = {image.code_address(each.address): each for each in read_source_functions(path)}
         names = {(each.file, each.name) for each in known.values()}
@@ -155,7 +156,9 @@ def write_corpus(corpus: Corpus, folder: Path, project: str) -> dict[str, object
         "left_out": dict(sorted(corpus.left_out.items())),
         "leaks": len(leaking),
         **({} if corpus.pseudo_code is None else {"pseudo_code": corpus.pseudo_code}),
-        "binaries": [{"name": name, "sha256": digest} for name, digest in corpus.binaries],
+        "binaries": [
+            {"name": name, "sha256": digest, "discovery": asdict(found)} for name, digest, found in corpus.binaries
+        ],
         "sha256": hashlib.sha256(data).hexdigest(),
     }
     folder.mkdir(parents=True, exist_ok=True)
