@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -349,3 +350,18 @@ def test_every_topic_is_found_and_relations_are_named_as_the_document_says(name)
     ]
     share = sum(spoken) / len(spoken)
     assert share == 1.0 if name.startswith("PQL") else 0.2 < share < 0.3
+
+
+@real
+def test_what_the_document_says_of_the_splits():
+    """Which test questions the choice of negatives had seen, and about how few topics some questions are."""
+    data = load_pathquestion("PQ-2H", DATA)
+    chosen_on = make_split(data, "topic-disjoint-0")
+    seen = {*chosen_on.train, *chosen_on.dev}
+    shared = [
+        len(seen & set(make_split(data, name).test)) for name in ("random-1234", "random-789", "topic-disjoint-1")
+    ]
+    assert shared == [174, 172, 177]
+    data = load_pathquestion("PQL-3H", DATA)
+    topics = Counter(data.questions[number].topic for number in make_split(data, "topic-disjoint-0").test)
+    assert (len(topics), sum(topics.values()), max(topics.values())) == (12, 108, 78)

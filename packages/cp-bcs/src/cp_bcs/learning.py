@@ -24,7 +24,9 @@ from mpo_core.repro.training import fit
 OnProgress = Callable[[int, int], None]
 
 
-class _Chosen(TypedDict):
+class Chosen(TypedDict):
+    """What a trial decides of a training: rate, seed, and the folder for its checkpoints."""
+
     learning_rate: float
     seed: int
     folder: Path
@@ -64,7 +66,7 @@ def learn(
     if "pseudo" in model.sources and not any(pair.pseudo for pair in train):
         raise UsageError(f"the split {split.name} holds no pseudo code; make the corpora with --pseudo.")
     if model.refined:
-        chosen: _Chosen = {"learning_rate": learning_rate, "seed": seed, "folder": folder / "refiner"}
+        chosen: Chosen = {"learning_rate": learning_rate, "seed": seed, "folder": folder / "refiner"}
         refiner = learn_refiner(model, train, training, **chosen)
         dev = tuple(with_pseudo(dev, refiner.refine(dev)))
         train = tuple(refined_by_others(model, train, split.group, training, **chosen))

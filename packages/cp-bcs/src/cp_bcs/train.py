@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
 
 from cp_bcs.baselines import BASELINES, consensus
 from cp_bcs.binary.program import Program
@@ -16,7 +15,7 @@ from cp_bcs.data.splits import Split
 from cp_bcs.decompile.discovery import find_functions_with_angr
 from cp_bcs.evaluate import judge_discovery, judge_summaries
 from cp_bcs.learned import Learned
-from cp_bcs.learning import learn, learn_translator, translate
+from cp_bcs.learning import Chosen, learn, learn_translator, translate
 from cp_bcs.refining import names_recovered
 from cp_bcs.summaries.trust_study import measure_trust
 from mpo_core import count_parameters
@@ -72,7 +71,7 @@ def _summarize(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
         tuned = name == "consensus" and decoding.tuned
         baseline = partial(consensus, dev=split.dev) if tuned else BASELINES[name]
         return _judged(trial, config, split, baseline(split.train, asked, trial.seed))
-    chosen: _Chosen = {"learning_rate": trial.learning_rate, "seed": trial.seed, "folder": folder}
+    chosen: Chosen = {"learning_rate": trial.learning_rate, "seed": trial.seed, "folder": folder}
     checkpoint = config.arms[trial.arm].checkpoint
     learned: Learned | None = None
     if checkpoint is not None:
@@ -97,12 +96,6 @@ def _summarize(trial: Trial, config: Config, folder: Path) -> TrialOutcome:
         if there:
             outcome.metrics["words_recovered"] = Measurement(value=hits / there, n=there, split=trial.split)
     return outcome.model_copy(update={"parameters": parameters, "series": fitted.series})
-
-
-class _Chosen(TypedDict):
-    learning_rate: float
-    seed: int
-    folder: Path
 
 
 def _judged(trial: Trial, config: Config, split: Split, summaries: list[str]) -> TrialOutcome:
