@@ -12,8 +12,7 @@ from mpo_core.repro.cli import DataOption, paper_app, run_app, use_data_dir
 
 ModelOption = Annotated[Path, typer.Option("--model", metavar="DIR", help="A folder that train wrote.")]
 TopicOption = Annotated[
-    str | None,
-    typer.Option(help="The entity the question is about; the longest one it names unless given."),
+    str | None, typer.Option(help="The entity the question is about; the longest one it names unless given.")
 ]
 KbOption = Annotated[Path | None, typer.Option("--kb", help="Your triples: subject, relation, object, parted by tabs.")]
 InverseOption = Annotated[bool, typer.Option("--inverse", help="Triples can be walked backwards, too.")]

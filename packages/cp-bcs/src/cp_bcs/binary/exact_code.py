@@ -42,6 +42,8 @@ class ExactCode:
         Equal only for functions with the same instructions, constants, strings, imported names, constant data that
         instructions read, and the same code (without what that calls in turn) of the functions of the file they call.
         """
+        # What is analysed here need not be analysed again for those that call it.
+        self._alone.setdefault(facts.function.address, self._hash(facts, lambda _: ""))
         return self._hash(facts, self.alone)
 
     def alone(self, address: int) -> str:

@@ -37,6 +37,12 @@ class FunctionFacts:
         return normalize(nodes, self.calls, self.references, local)
 
     @cached_property
+    def called(self) -> tuple[tuple[int, int], ...]:
+        """Nodes that call or tail-call a function of the file, each with its address; imported ones are left out."""
+        calls = ((node, self.calls.get(each.address)) for node, each in enumerate(self.graph.instructions))
+        return tuple((node, c.target) for node, c in calls if c and c.target is not None and c.name is None)
+
+    @cached_property
     def strings(self) -> list[str]:
         """The strings that it uses, in the order of their first use."""
         used = [reference for _, reference in sorted(self.references.items()) if reference.kind == "string"]

@@ -110,12 +110,10 @@ def code_of(facts: FunctionFacts, exact: ExactCode, names: Sequence[str]) -> dic
 
 
 def _calls(facts: FunctionFacts, exact: ExactCode) -> Iterator[tuple[int, str]]:
-    for node, instruction in enumerate(facts.graph.instructions):
-        call = facts.calls.get(instruction.address)
-        if call is not None and call.target is not None and call.name is None:
-            digest = exact.alone(call.target)
-            if digest:
-                yield node, digest
+    for node, target in facts.called:
+        digest = exact.alone(target)
+        if digest:
+            yield node, digest
 
 
 def write_pairs(pairs: Iterable[Pair]) -> bytes:

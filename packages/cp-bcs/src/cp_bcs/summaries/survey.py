@@ -85,8 +85,7 @@ def _told(facts: FunctionFacts) -> dict[str, Any]:
 
 def _called(program: Program, facts: FunctionFacts) -> dict[int, list[int]]:
     called: dict[int, list[int]] = {}
-    for node, instruction in enumerate(facts.graph.instructions):
-        call = facts.calls.get(instruction.address)
-        if call is not None and call.target in program.by_address and call.target is not None:
-            called.setdefault(call.target, []).append(node)
+    for node, target in facts.called:
+        if target in program.by_address:
+            called.setdefault(target, []).append(node)
     return called
