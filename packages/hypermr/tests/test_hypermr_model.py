@@ -21,6 +21,7 @@ from hypermr.inspection import look_inside
 from hypermr.layers import Attention, Ledger, SharedDropout, ToSpace
 from hypermr.manifold import Euclidean, Lorentz, space_of
 from hypermr.method import Curvatures, there_and_back
+from hypermr.model import PassedEntities
 from mpo_core.errors import UsageError
 from mpo_core.repro.training import Batch
 
@@ -319,6 +320,19 @@ def test_hyperedges_join_walks_along_the_same_relations():
         ["d"],
     ]
     assert {walk for edge in together.hyperedges for walk in edge.walks} == set(together.sample.walks)
+
+
+def test_a_hyperedge_knows_the_mean_of_what_its_walks_pass():
+    torch.manual_seed(0)
+    passed = PassedEntities(entities=9, hops=2, d=4)
+    walks = torch.tensor([[[0, 1, 2], [3, 4, ABSENT], [5, 6, 7]], [[8, 1, ABSENT], [ABSENT] * 3, [ABSENT] * 3]])
+    states = passed(walks, torch.tensor([[0, 2, 0], [1, ABSENT, ABSENT]]), 3)
+    each = passed.side_by_side(passed.vectors(walks + 1).flatten(2))
+    none = torch.zeros(4)
+    wanted = [[(each[0, 0] + each[0, 2]) / 2, none, each[0, 1]], [none, each[1, 0], none]]
+    torch.testing.assert_close(states, torch.stack([torch.stack(row) for row in wanted]))
+    (gradient,) = torch.autograd.grad(states.sum(), passed.vectors.weight)
+    assert gradient.any(-1).tolist() == [False, *[True] * 9]
 
 
 def test_batches_are_a_function_of_seed_and_epoch(data):

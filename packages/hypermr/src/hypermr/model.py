@@ -196,8 +196,12 @@ class PassedEntities(nn.Module):
             count: hyperedges.
         """
         states = self.side_by_side(self.vectors(walks + 1).flatten(2))
-        member = functional.one_hot(edge_of + 1, count + 1)[..., 1:].to(states.dtype)
-        return member.mT @ states / member.sum(1).clamp_min(1).unsqueeze(-1)
+        # walks that only fill the row go to a place behind the last
+        places = torch.where(edge_of == ABSENT, count, edge_of)
+        sums = states.new_zeros(len(states), count + 1, states.shape[-1])
+        sums = sums.scatter_add(1, places.unsqueeze(-1).expand_as(states), states)
+        sizes = states.new_zeros(len(states), count + 1).scatter_add(1, places, states.new_ones(places.shape))
+        return (sums / sizes.clamp_min(1).unsqueeze(-1))[:, :-1]
 
 
 class AnswerModel(nn.Module):
