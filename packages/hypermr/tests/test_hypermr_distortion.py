@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
 from hypermr.data.hierarchies import HierarchyConfig, generate_hierarchy
 from hypermr.data.knowledge_base import KnowledgeBase
 from hypermr.data.pathquestion import FOLDER, load_pathquestion
-from hypermr.distortion import disc, embed_graph
+from hypermr.distortion import REACH, disc, embed_graph
 from hypermr.explain import _geodesic
 from hypermr.hyperbolicity import delta_hyperbolicity, distances_from, largest_component, spanning_tree
 from hypermr.manifold import Poincare
@@ -95,6 +97,16 @@ def test_hyperbolic_space_holds_a_tree_better():
     flat, curved = (embed_graph(graph, 5, kind, steps=400, seed=0) for kind in ("euclidean", "lorentz"))
     assert curved.distortion < 0.8 * flat.distortion
     assert curved.precision > flat.precision
+
+
+def test_points_beyond_the_reach_of_float64_are_pulled_back():
+    """A path of 60 edges, each as long as the start wants it, goes on far beyond it."""
+    path = csr_matrix(np.eye(60, k=1) + np.eye(60, k=-1))
+    made = embed_graph(path, 2, "lorentz", steps=300, seed=0)
+    radii = made.points.norm(dim=-1)
+    assert radii.max() == pytest.approx(REACH)
+    assert math.isfinite(made.distortion)
+    assert made.worst < 1e4
 
 
 def test_figures_of_an_embedding_are_those_of_its_points():

@@ -3,10 +3,12 @@
 Entities are points of a geoopt manifold; geoopt's Riemannian Adam moves them so that distances, times one learnt
 scale, are those of the graph. The scale stands for the curvature: a space twice as curved is one half as large. All
 spaces start alike: each entity one step from the one before it in a tree of shortest ways, in a random direction.
+Points of the hyperboloid that come farther from the origin than `REACH` are pulled back to it.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +35,8 @@ SOURCES = 500
 """Entities whose distances to all others are judged."""
 EDGE = 1.0
 """Length of an edge of the graph at the start."""
+REACH = 12.0
+"""How far from the origin points of the hyperboloid may be: beyond it float64 loses what lies between two of them."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ def embed_graph(
         loss.backward()
         optimizer.step()
         schedule.step()
+        space.pull_back(points)
         if on_progress is not None:
             on_progress(step + 1, steps)
     with torch.no_grad():
@@ -145,7 +150,9 @@ def _started(graph: csr_matrix, space: _Flat | _Hyperboloid, d: int, draw: np.ra
     points = space.points_of(torch.zeros(len(steps), d, dtype=torch.float64))
     for level in range(1, int(depth.max()) + 1):
         here = order[depth[order] == level]
-        points[here] = space.step(points[before[here]], torch.from_numpy(steps[here]))
+        there = space.step(points[before[here]], torch.from_numpy(steps[here]))
+        space.pull_back(there)
+        points[here] = there
     return points
 
 
@@ -158,6 +165,9 @@ class _Flat:
 
     def step(self, x: Tensor, u: Tensor) -> Tensor:
         return x + u
+
+    def pull_back(self, x: Tensor) -> None:
+        pass
 
     def coordinates_of(self, x: Tensor) -> Tensor:
         return x
@@ -180,6 +190,13 @@ class _Hyperboloid:
         """Along a tangent vector that was carried from the origin to x."""
         carried = self.manifold.transp0(x, torch.nn.functional.pad(u, (1, 0)))
         return self.manifold.expmap(x, carried)
+
+    @torch.no_grad()
+    def pull_back(self, x: Tensor) -> None:
+        """In place, to the `REACH`."""
+        space = x[..., 1:]
+        space *= (math.sinh(REACH) / space.norm(dim=-1, keepdim=True)).clamp_max(1)
+        x[..., 0] = (1 + space.square().sum(-1)).sqrt()
 
     def coordinates_of(self, x: Tensor) -> Tensor:
         space = x[..., 1:]
