@@ -7,6 +7,7 @@ import math
 import os
 from pathlib import Path
 
+import geoopt
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from scipy.sparse import csr_matrix
 from hypermr.data.hierarchies import HierarchyConfig, generate_hierarchy
 from hypermr.data.knowledge_base import KnowledgeBase
 from hypermr.data.pathquestion import FOLDER, load_pathquestion
-from hypermr.distortion import REACH, disc, embed_graph
+from hypermr.distortion import REACH, WithinReach, disc, embed_graph
 from hypermr.explain import _geodesic
 from hypermr.hyperbolicity import delta_hyperbolicity, distances_from, largest_component, spanning_tree
 from hypermr.manifold import Poincare
@@ -103,10 +104,24 @@ def test_points_beyond_the_reach_of_float64_are_pulled_back():
     """A path of 60 edges, each as long as the start wants it, goes on far beyond it."""
     path = csr_matrix(np.eye(60, k=1) + np.eye(60, k=-1))
     made = embed_graph(path, 2, "lorentz", steps=300, seed=0)
-    radii = made.points.norm(dim=-1)
-    assert radii.max() == pytest.approx(REACH)
-    assert math.isfinite(made.distortion)
-    assert made.worst < 1e4
+    assert made.points.norm(dim=-1).max() == pytest.approx(REACH)
+    assert made.distortion < 0.1
+
+
+def test_steps_end_within_the_reach_and_momentum_goes_with_them():
+    ours, geoopts = WithinReach(k=1.0), geoopt.Lorentz(k=1.0)
+    torch.manual_seed(0)
+    near, step, momentum = (torch.nn.functional.pad(torch.randn(100, 3).double(), (1, 0)) for _ in range(3))
+    x = geoopts.expmap0(near)
+    u, v = geoopts.proju(x, 0.1 * step), geoopts.proju(x, momentum)
+    for made, wanted in zip(ours.retr_transp(x, u, v), geoopts.retr_transp(x, u, v), strict=True):
+        torch.testing.assert_close(made, wanted, rtol=1e-6, atol=1e-6)
+    far = ours.expmap(x, 1e4 * u)
+    y, carried = ours.retr_transp(far, ours.proju(far, step), ours.proju(far, momentum))
+    assert y[:, 1:].norm(dim=-1).max() <= math.sinh(REACH) * (1 + 1e-12)
+    assert ours.inner(y, y).add(1).abs().max() < 1e-4  # of numbers up to 1e10
+    assert torch.isfinite(carried).all()
+    assert ours.inner(y, y, carried).abs().max() < 1e-5 * (y.norm(dim=-1) * carried.norm(dim=-1)).max()
 
 
 def test_figures_of_an_embedding_are_those_of_its_points():

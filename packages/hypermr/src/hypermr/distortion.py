@@ -106,7 +106,6 @@ def embed_graph(
         loss.backward()
         optimizer.step()
         schedule.step()
-        space.pull_back(points)
         if on_progress is not None:
             on_progress(step + 1, steps)
     with torch.no_grad():
@@ -150,9 +149,7 @@ def _started(graph: csr_matrix, space: _Flat | _Hyperboloid, d: int, draw: np.ra
     points = space.points_of(torch.zeros(len(steps), d, dtype=torch.float64))
     for level in range(1, int(depth.max()) + 1):
         here = order[depth[order] == level]
-        there = space.step(points[before[here]], torch.from_numpy(steps[here]))
-        space.pull_back(there)
-        points[here] = there
+        points[here] = space.step(points[before[here]], torch.from_numpy(steps[here]))
     return points
 
 
@@ -166,9 +163,6 @@ class _Flat:
     def step(self, x: Tensor, u: Tensor) -> Tensor:
         return x + u
 
-    def pull_back(self, x: Tensor) -> None:
-        pass
-
     def coordinates_of(self, x: Tensor) -> Tensor:
         return x
 
@@ -177,11 +171,39 @@ class _Flat:
         return ((x - y).square().sum(-1) + 1e-24).sqrt()
 
 
+class WithinReach(geoopt.Lorentz):
+    """geoopt's hyperboloid as far as float64 carries it: where a step leads beyond the `REACH`, it is pulled back.
+
+    As the optimiser carries its momentum from point to point, the step itself has to end there.
+    """
+
+    def expmap(self, x: Tensor, u: Tensor, *, norm_tan: bool = True, project: bool = True, dim: int = -1) -> Tensor:
+        """From points x along u, at most to the `REACH`; arguments as geoopt's."""
+        if norm_tan:
+            u = self.proju(x, u, dim=dim)
+        longest = 2 * REACH  # from one side to the other
+        length = self.norm(u, keepdim=True, dim=dim)
+        y = super().expmap(x, u * (longest / length).clamp_max(1), norm_tan=False, project=project, dim=dim)
+        space = y.narrow(dim, 1, y.shape[dim] - 1)
+        space = space * (math.sinh(REACH) / space.norm(dim=dim, keepdim=True)).clamp_max(1)
+        return torch.cat([(1 + space.square().sum(dim, keepdim=True)).sqrt(), space], dim)
+
+    retr = expmap
+
+    def transp(self, x: Tensor, y: Tensor, v: Tensor, *, dim: int = -1) -> Tensor:
+        """A vector v at x carried to y along the geodesic.
+
+        geoopt's form divides by the distance of x and y, which for near points that are far out is lost in float64.
+        """
+        along = self.inner(x, y, v, keepdim=True, dim=dim) / (1 - self.inner(x, x, y, keepdim=True, dim=dim))
+        return self.proju(y, v + along * (x + y), dim=dim)
+
+
 class _Hyperboloid:
-    """geoopt's hyperboloid with c = 1, times first."""
+    """The hyperboloid with c = 1, times first."""
 
     def __init__(self, d: int) -> None:
-        self.manifold = geoopt.Lorentz(k=1.0)
+        self.manifold = WithinReach(k=1.0)
 
     def points_of(self, u: Tensor) -> Tensor:
         return self.manifold.expmap0(torch.nn.functional.pad(u, (1, 0)))
@@ -190,13 +212,6 @@ class _Hyperboloid:
         """Along a tangent vector that was carried from the origin to x."""
         carried = self.manifold.transp0(x, torch.nn.functional.pad(u, (1, 0)))
         return self.manifold.expmap(x, carried)
-
-    @torch.no_grad()
-    def pull_back(self, x: Tensor) -> None:
-        """In place, to the `REACH`."""
-        space = x[..., 1:]
-        space *= (math.sinh(REACH) / space.norm(dim=-1, keepdim=True)).clamp_max(1)
-        x[..., 0] = (1 + space.square().sum(-1)).sqrt()
 
     def coordinates_of(self, x: Tensor) -> Tensor:
         space = x[..., 1:]
