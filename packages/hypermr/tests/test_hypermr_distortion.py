@@ -122,6 +122,10 @@ def test_steps_end_within_the_reach_and_momentum_goes_with_them():
     assert ours.inner(y, y).add(1).abs().max() < 1e-4  # of numbers up to 1e10
     assert torch.isfinite(carried).all()
     assert ours.inner(y, y, carried).abs().max() < 1e-5 * (y.norm(dim=-1) * carried.norm(dim=-1)).max()
+    far = geoopts.expmap0(11 * near / near.norm(dim=-1, keepdim=True))
+    short, momentum = geoopts.transp0(far, 1e-3 * step), geoopts.transp0(far, momentum)
+    _, carried = ours.retr_transp(far, short, momentum)  # geoopt's loses a ten-thousandth of its square here
+    torch.testing.assert_close(ours.inner(far, carried), ours.inner(far, momentum), rtol=1e-5, atol=0)
 
 
 def test_figures_of_an_embedding_are_those_of_its_points():

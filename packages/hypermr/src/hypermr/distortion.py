@@ -178,12 +178,12 @@ class WithinReach(geoopt.Lorentz):
     """
 
     def expmap(self, x: Tensor, u: Tensor, *, norm_tan: bool = True, project: bool = True, dim: int = -1) -> Tensor:
-        """From points x along u, at most to the `REACH`; arguments as geoopt's."""
+        """From points x along u, at most to the `REACH`, always onto the hyperboloid; arguments as geoopt's."""
         if norm_tan:
             u = self.proju(x, u, dim=dim)
         longest = 2 * REACH  # from one side to the other
         length = self.norm(u, keepdim=True, dim=dim)
-        y = super().expmap(x, u * (longest / length).clamp_max(1), norm_tan=False, project=project, dim=dim)
+        y = super().expmap(x, u * (longest / length).clamp_max(1), norm_tan=False, project=False, dim=dim)
         space = y.narrow(dim, 1, y.shape[dim] - 1)
         space = space * (math.sinh(REACH) / space.norm(dim=dim, keepdim=True)).clamp_max(1)
         return torch.cat([(1 + space.square().sum(dim, keepdim=True)).sqrt(), space], dim)

@@ -43,7 +43,8 @@ class ExactCode:
         instructions read, and the same code (without what that calls in turn) of the functions of the file they call.
         """
         # What is analysed here need not be analysed again for those that call it.
-        self._alone.setdefault(facts.function.address, self._hash(facts, lambda _: ""))
+        if facts.function.address not in self._alone:
+            self._alone[facts.function.address] = self._hash(facts, lambda _: "")
         return self._hash(facts, self.alone)
 
     def alone(self, address: int) -> str:
